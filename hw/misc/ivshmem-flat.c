@@ -1,0 +1,1159 @@
+/*
+ * Inter-VM shared memory without PCI, for the system bus
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+/*
+ * This is a model of the device that docs/specs/ivshmem-spec.rst describes,
+ * revision 1, for machines without PCI: what is BAR 0 and BAR 2 there are
+ * sysbus MMIO regions here, and MSI-X vector k is sysbus IRQ k.
+ *
+ * Choices where the specification leaves one:
+ *  + The three messages that open a connection come in the specified order
+ *    and no other. Whatever a server sends is checked before it is used.
+ *  + "Configured for interrupts" means that a board or the user has wired an
+ *    output when the machine is done. Otherwise notification is off both
+ *    ways and IVPosition reads 0.
+ *  + Only a 32-bit store rings. A narrower one cannot name peer and vector.
+ *  + The specification ignores a doorbell to a peer that is not connected.
+ *    Connected means here: announced by the server, read by us or not.
+ *  + A peer's first IVSHMEM_FLAT_MAX_VECTORS vectors can be rung.
+ *
+ * Not modelled: revision 0 and more than one own vector; memory without a
+ * server (ivshmem-plain); migration, since the memory is the server's.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bitops.h"
+#include "qemu/error-report.h"
+#include "qemu/log.h"
+#include "qemu/main-loop.h"
+#include "qemu/module.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "qapi/visitor.h"
+#include "chardev/char-socket.h"
+#include "hw/core/cpu.h"
+#include "hw/irq.h"
+#include "hw/misc/ivshmem-flat.h"
+#include "hw/misc/unimp.h"
+#include "hw/platform-bus.h"
+#include "hw/qdev-properties.h"
+#include "hw/qdev-properties-system.h"
+#include "hw/registerfields.h"
+#include "migration/vmstate.h"
+#include "system/runstate.h"
+#include "system/system.h"
+#include "trace.h"
+
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+
+REG32(INTRMASK, 0x00)
+REG32(INTRSTATUS, 0x04)
+REG32(IVPOSITION, 0x08)
+REG32(DOORBELL, 0x0c)
+    FIELD(DOORBELL, VECTOR, 0, 16)
+    FIELD(DOORBELL, PEER, 16, 16)
+
+#define IOMEM_SIZE 0x100
+
+#define PROTOCOL_VERSION 0
+#define SHMEM_MESSAGE (-1)
+#define MAX_PEERS (UINT16_MAX + 1)
+
+/*
+ * A bound on what a server can make QEMU allocate: its bitmaps of dirty
+ * pages take up to 1/2730 of the memory's size.
+ */
+#define MAX_SHMEM_SIZE (64 * GiB)
+
+/* Memory that starts inside a page of the guest would be slow, or no RAM. */
+#define SHMEM_ALIGN (4 * KiB)
+
+#define GREETING_MS 10000       /* the whole greeting, and the first batch */
+#define QUIET_MS 250            /* ends the first batch */
+
+/* Each of these is reported once per device: a server may repeat itself. */
+typedef enum BadMessage {
+    BAD_ID,
+    BAD_FD_COUNT,
+    BAD_SHMEM,
+    BAD_EVENTFD,
+    BAD_OWN_GONE,
+    BAD_UNKNOWN_GONE,
+} BadMessage;
+
+/* Doorbells */
+
+/* Returns the peer's eventfd for @vector, or NULL if it is not known (yet). */
+static EventNotifier *ivshmem_flat_find_vector(IvshmemFlat *s, unsigned peer,
+                                               unsigned vector)
+{
+    if (peer == s->id) {
+        return vector < s->nvectors ? &s->own[vector].eventfd : NULL;
+    }
+    if (s->peers[peer] && vector < s->peers[peer]->nvectors) {
+        return &s->peers[peer]->vectors[vector];
+    }
+    return NULL;
+}
+
+static void ivshmem_flat_ring(EventNotifier *eventfd, unsigned peer,
+                              unsigned vector)
+{
+    GPollFD pfd = {
+        .fd = event_notifier_get_wfd(eventfd),
+        .events = G_IO_OUT,
+    };
+
+    /*
+     * A write to a full counter blocks, and O_NONBLOCK does not help: it
+     * belongs to the open file that all peers share, and each QEMU that joins
+     * clears it. A full counter means that the interrupt is pending already.
+     */
+    if (g_poll(&pfd, 1, 0) != 1 || !(pfd.revents & G_IO_OUT)) {
+        trace_ivshmem_flat_doorbell_dropped(peer, vector, "counter is full");
+        return;
+    }
+    event_notifier_set(eventfd);
+    trace_ivshmem_flat_doorbell_sent(peer, vector);
+}
+
+/*
+ * Ring what can be rung by now, drop what the server had not announced in
+ * what the socket held, and go on waiting for the rest. What a socket holds
+ * is bounded, and so is the wait.
+ */
+static void ivshmem_flat_retry_kept(IvshmemFlat *s)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < s->nkept; i++) {
+        IvshmemFlatKept k = s->kept[i];
+        EventNotifier *eventfd = ivshmem_flat_find_vector(s, k.peer, k.vector);
+
+        if (eventfd) {
+            ivshmem_flat_ring(eventfd, k.peer, k.vector);
+        } else if (s->received < k.until &&
+                   s->phase == IVSHMEM_FLAT_CONNECTED) {
+            s->kept[n++] = k;
+        } else {
+            trace_ivshmem_flat_doorbell_dropped(k.peer, k.vector,
+                                                "not announced");
+        }
+    }
+    s->nkept = n;
+}
+
+/* Bytes that the server has sent and we have not read. */
+static unsigned ivshmem_flat_unread(IvshmemFlat *s)
+{
+    SocketChardev *sock = SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr));
+    int unread = 0;
+
+    if (s->phase == IVSHMEM_FLAT_DISCONNECTED || !sock->sioc ||
+        ioctl(sock->sioc->fd, FIONREAD, &unread) < 0) {
+        return 0;
+    }
+    return unread;
+}
+
+static void ivshmem_flat_keep_doorbell(IvshmemFlat *s, unsigned peer,
+                                       unsigned vector)
+{
+    unsigned unread = ivshmem_flat_unread(s);
+    IvshmemFlatKept *k;
+
+    if (vector >= IVSHMEM_FLAT_MAX_VECTORS || !unread) {
+        trace_ivshmem_flat_doorbell_dropped(peer, vector, "not connected");
+        return;
+    }
+    for (unsigned i = 0; i < s->nkept; i++) {
+        if (s->kept[i].peer == peer && s->kept[i].vector == vector) {
+            return; /* an eventfd would not tell two from one either */
+        }
+    }
+    if (s->nkept == IVSHMEM_FLAT_MAX_KEPT) {
+        trace_ivshmem_flat_doorbell_dropped(peer, vector, "too many wait");
+        return;
+    }
+    k = &s->kept[s->nkept++];
+    k->peer = peer;
+    k->vector = vector;
+    k->until = s->received + unread;
+    trace_ivshmem_flat_doorbell_kept(peer, vector);
+}
+
+static void ivshmem_flat_doorbell(IvshmemFlat *s, uint32_t value)
+{
+    unsigned peer = FIELD_EX32(value, DOORBELL, PEER);
+    unsigned vector = FIELD_EX32(value, DOORBELL, VECTOR);
+    EventNotifier *eventfd;
+
+    if (!s->interrupts) {
+        trace_ivshmem_flat_doorbell_dropped(peer, vector,
+                                            "interrupts are disabled");
+        return;
+    }
+    eventfd = ivshmem_flat_find_vector(s, peer, vector);
+    if (eventfd) {
+        ivshmem_flat_ring(eventfd, peer, vector);
+    } else {
+        ivshmem_flat_keep_doorbell(s, peer, vector);
+    }
+}
+
+/* Interrupts */
+
+static void ivshmem_flat_eventfd_read(EventNotifier *eventfd)
+{
+    IvshmemFlatVector *v = container_of(eventfd, IvshmemFlatVector, eventfd);
+    unsigned vector = v - v->s->own;
+    uint64_t count;
+    struct iovec iov = { .iov_base = &count, .iov_len = sizeof(count) };
+
+    /*
+     * Not event_notifier_test_and_clear(): whoever has this eventfd too may
+     * have emptied it since poll, and then read() would block.
+     */
+    if (preadv2(event_notifier_get_fd(eventfd), &iov, 1, -1,
+                RWF_NOWAIT) != sizeof(count)) {
+        return;
+    }
+    trace_ivshmem_flat_interrupt(vector);
+    qemu_irq_pulse(v->s->irq[vector]);
+}
+
+static void ivshmem_flat_serve_vector(IvshmemFlatVector *v, bool serve)
+{
+    event_notifier_set_handler(&v->eventfd,
+                               serve ? ivshmem_flat_eventfd_read : NULL);
+}
+
+static bool ivshmem_flat_is_wired(IvshmemFlat *s)
+{
+    for (unsigned i = 0; i < s->vectors; i++) {
+        if (sysbus_is_irq_connected(SYS_BUS_DEVICE(s), i)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void ivshmem_flat_machine_done(Notifier *notifier, void *data)
+{
+    IvshmemFlat *s = container_of(notifier, IvshmemFlat, machine_done);
+
+    s->interrupts = ivshmem_flat_is_wired(s);
+    trace_ivshmem_flat_interrupts(s->interrupts);
+    if (!s->interrupts) {
+        g_autofree char *path = object_get_canonical_path(OBJECT(s));
+
+        warn_report("%s: interrupts are disabled, no interrupt input is "
+                    "wired; x-irq-qompath=PATH wires one, 'info qom-tree' "
+                    "lists the paths", path);
+        return;
+    }
+    for (unsigned i = 0; i < s->nvectors; i++) {
+        ivshmem_flat_serve_vector(&s->own[i], true);
+    }
+}
+
+/* Registers */
+
+static uint64_t ivshmem_flat_read(void *opaque, hwaddr offset, unsigned size)
+{
+    IvshmemFlat *s = opaque;
+    uint32_t value = 0;
+
+    switch (offset & ~3) {
+    case A_INTRMASK:
+        value = s->intrmask;
+        break;
+    case A_INTRSTATUS:
+        value = s->intrstatus;
+        s->intrstatus = 0;
+        break;
+    case A_IVPOSITION:
+        value = s->interrupts ? s->id : 0;
+        break;
+    case A_DOORBELL:
+        qemu_log_mask(LOG_GUEST_ERROR, "ivshmem-flat: read of the write-only "
+                      "register DOORBELL\n");
+        break;
+    default:
+        qemu_log_mask(LOG_GUEST_ERROR, "ivshmem-flat: read of the reserved "
+                      "offset 0x%" HWADDR_PRIx "\n", offset);
+        break;
+    }
+    value = extract32(value, (offset & 3) * 8, size * 8);
+    trace_ivshmem_flat_read(offset, size, value);
+    return value;
+}
+
+static void ivshmem_flat_write(void *opaque, hwaddr offset, uint64_t value,
+                               unsigned size)
+{
+    IvshmemFlat *s = opaque;
+    unsigned shift = (offset & 3) * 8;
+
+    trace_ivshmem_flat_write(offset, size, value);
+    switch (offset & ~3) {
+    case A_INTRMASK:
+        s->intrmask = deposit32(s->intrmask, shift, size * 8, value);
+        break;
+    case A_INTRSTATUS:
+        s->intrstatus = deposit32(s->intrstatus, shift, size * 8, value);
+        break;
+    case A_IVPOSITION:
+        qemu_log_mask(LOG_GUEST_ERROR, "ivshmem-flat: write to the read-only "
+                      "register IVPOSITION\n");
+        break;
+    case A_DOORBELL:
+        if (size != 4) {
+            qemu_log_mask(LOG_GUEST_ERROR, "ivshmem-flat: write of %u bytes "
+                          "to DOORBELL, expected 4\n", size);
+            break;
+        }
+        ivshmem_flat_doorbell(s, value);
+        break;
+    default:
+        qemu_log_mask(LOG_GUEST_ERROR, "ivshmem-flat: write to the reserved "
+                      "offset 0x%" HWADDR_PRIx "\n", offset);
+        break;
+    }
+}
+
+static const MemoryRegionOps ivshmem_flat_ops = {
+    .read = ivshmem_flat_read,
+    .write = ivshmem_flat_write,
+    .endianness = DEVICE_LITTLE_ENDIAN,
+    .valid.min_access_size = 1,
+    .valid.max_access_size = 8,
+    .impl.min_access_size = 1,
+    .impl.max_access_size = 4,
+};
+
+static void ivshmem_flat_reset_enter(Object *obj, ResetType type)
+{
+    IvshmemFlat *s = IVSHMEM_FLAT(obj);
+
+    s->intrmask = 0;
+    s->intrstatus = 0;
+}
+
+/* Places on the bus */
+
+/*
+ * Check that the range is inside the address space, and that no CPU sees
+ * anything there but an "unimplemented device", which is a placeholder.
+ */
+static bool ivshmem_flat_check_range(const char *property, hwaddr addr,
+                                     uint64_t size, Error **errp)
+{
+    CPUState *cpu;
+
+    if (addr > UINT64_MAX - size) {
+        error_setg(errp, "%s: 0x%" HWADDR_PRIx " leaves no room for 0x%" PRIx64
+                   " bytes", property, addr, size);
+        return false;
+    }
+    CPU_FOREACH(cpu) {
+        for (int i = 0; i < cpu->num_ases; i++) {
+            AddressSpace *as = cpu_get_address_space(cpu, i);
+            hwaddr next = addr;
+
+            while (as && next < addr + size) {
+                MemoryRegionSection section =
+                    memory_region_find(as->root, next, addr + size - next);
+                g_autofree char *path = NULL;
+                Object *owner;
+
+                if (!section.mr) {
+                    break;
+                }
+                owner = memory_region_owner(section.mr);
+                memory_region_unref(section.mr);
+                next = section.offset_within_address_space +
+                       int128_get64(section.size);
+                if (owner && object_dynamic_cast(owner,
+                                                 TYPE_UNIMPLEMENTED_DEVICE)) {
+                    continue;
+                }
+                path = owner ? object_get_canonical_path(owner) : NULL;
+                error_setg(errp, "%s: 0x%" HWADDR_PRIx "-0x%" HWADDR_PRIx
+                           " is not free, '%s'%s%s has 0x%" HWADDR_PRIx
+                           "-0x%" HWADDR_PRIx, property, addr, addr + size - 1,
+                           memory_region_name(section.mr), path ? " of " : "",
+                           path ?: "", section.offset_within_address_space,
+                           next - 1);
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+static bool ivshmem_flat_has_address(IvshmemFlat *s)
+{
+    return s->bus_address_iomem != UINT64_MAX;
+}
+
+/* Check both places, now that the size of the memory is known. */
+static bool ivshmem_flat_check_places(IvshmemFlat *s, Error **errp)
+{
+    hwaddr iomem = s->bus_address_iomem;
+    hwaddr shmem = s->bus_address_shmem;
+    uint64_t shmem_size = s->shmem_size;
+
+    if (!ivshmem_flat_has_address(s)) {
+        return true;
+    }
+    if (!ivshmem_flat_check_range("x-bus-address-iomem", iomem, IOMEM_SIZE,
+                                  errp) ||
+        !ivshmem_flat_check_range("x-bus-address-shmem", shmem, shmem_size,
+                                  errp)) {
+        return false;
+    }
+    if (iomem < shmem + shmem_size && shmem < iomem + IOMEM_SIZE) {
+        error_setg(errp, "x-bus-address-iomem: 0x%" HWADDR_PRIx
+                   " is inside the shared memory at 0x%" HWADDR_PRIx "-0x%"
+                   HWADDR_PRIx, iomem, shmem, shmem + shmem_size - 1);
+        return false;
+    }
+    return true;
+}
+
+/* The server's messages: shared memory */
+
+static const char *ivshmem_flat_file_kind(mode_t mode)
+{
+    switch (mode & S_IFMT) {
+    case S_IFIFO:
+        return "a pipe";
+    case S_IFSOCK:
+        return "a socket";
+    case S_IFDIR:
+        return "a directory";
+    case S_IFCHR:
+        return "a character device";
+    case S_IFBLK:
+        return "a block device";
+    default:
+        return "no file";
+    }
+}
+
+/* Check the object, and take its size. */
+static bool ivshmem_flat_check_shmem(IvshmemFlat *s, int fd, Error **errp)
+{
+    uint64_t page_size = qemu_real_host_page_size();
+    int flags = fcntl(fd, F_GETFL);
+    struct stat st;
+
+    if (flags < 0 || fstat(fd, &st) < 0) {
+        error_setg_errno(errp, errno, "cannot examine the shared memory");
+        return false;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        error_setg(errp, "server sent %s as shared memory, expected a regular "
+                   "file", ivshmem_flat_file_kind(st.st_mode));
+        return false;
+    }
+    if ((flags & O_ACCMODE) != O_RDWR || (flags & O_PATH)) {
+        error_setg(errp, "server sent shared memory that is not open for "
+                   "reading and writing, expected both");
+        return false;
+    }
+    if (st.st_size <= 0 || st.st_size > MAX_SHMEM_SIZE ||
+        st.st_size % page_size) {
+        error_setg(errp, "server sent shared memory of %" PRId64 " bytes, "
+                   "expected a multiple of the host's page size %" PRIu64
+                   " up to %" PRIu64, (int64_t)st.st_size, page_size,
+                   (uint64_t)MAX_SHMEM_SIZE);
+        return false;
+    }
+    if (s->shmem_size && s->shmem_size != st.st_size) {
+        error_setg(errp, "server sent shared memory of %" PRId64 " bytes, "
+                   "expected shmem-size %" PRIu64, (int64_t)st.st_size,
+                   s->shmem_size);
+        return false;
+    }
+    s->shmem_size = st.st_size;
+    return true;
+}
+
+/* Put the server's object into the container. */
+static bool ivshmem_flat_map_shmem(IvshmemFlat *s, Error **errp)
+{
+    g_autofree char *path = object_get_canonical_path(OBJECT(s));
+    /* unique, and the same when the same machine is started again */
+    g_autofree char *name = g_strconcat("ivshmem-flat:", path, NULL);
+
+    if (!ivshmem_flat_check_places(s, errp) ||
+        !memory_region_init_ram_from_fd(&s->ram, OBJECT(s), name,
+                                        s->shmem_size, RAM_SHARED,
+                                        s->shmem_fd, 0, errp)) {
+        return false;
+    }
+    s->shmem_fd = -1; /* the RAM owns it now */
+    s->has_ram = true;
+    memory_region_set_size(&s->shmem, s->shmem_size);
+    memory_region_add_subregion(&s->shmem, 0, &s->ram);
+    return true;
+}
+
+/* The server's messages: the greeting */
+
+static const char *ivshmem_flat_expected(IvshmemFlatPhase phase)
+{
+    switch (phase) {
+    case IVSHMEM_FLAT_AWAIT_VERSION:
+        return "the protocol version";
+    case IVSHMEM_FLAT_AWAIT_ID:
+        return "the own id";
+    default:
+        return "the shared memory";
+    }
+}
+
+static void ivshmem_flat_greeting(IvshmemFlat *s, int64_t value, int fd,
+                                  unsigned nfds)
+{
+    unsigned expected_nfds = s->phase == IVSHMEM_FLAT_AWAIT_SHMEM ? 1 : 0;
+
+    if (s->phase == IVSHMEM_FLAT_AWAIT_VERSION && value != PROTOCOL_VERSION) {
+        error_setg(&s->greeting_error, "server sent protocol version %" PRId64
+                   ", expected %d", value, PROTOCOL_VERSION);
+    } else if (s->phase == IVSHMEM_FLAT_AWAIT_ID &&
+               (value < 0 || value >= MAX_PEERS)) {
+        error_setg(&s->greeting_error, "server sent own id %" PRId64
+                   ", expected 0 to %d", value, MAX_PEERS - 1);
+    } else if (s->phase == IVSHMEM_FLAT_AWAIT_SHMEM &&
+               value != SHMEM_MESSAGE) {
+        error_setg(&s->greeting_error, "server sent message %" PRId64
+                   ", expected %d with the shared memory", value,
+                   SHMEM_MESSAGE);
+    } else if (nfds != expected_nfds) {
+        error_setg(&s->greeting_error, "server sent %s with %u file "
+                   "descriptors, expected %u",
+                   ivshmem_flat_expected(s->phase), nfds, expected_nfds);
+    } else if (s->phase == IVSHMEM_FLAT_AWAIT_VERSION) {
+        s->phase = IVSHMEM_FLAT_AWAIT_ID;
+    } else if (s->phase == IVSHMEM_FLAT_AWAIT_ID) {
+        s->id = value;
+        s->phase = IVSHMEM_FLAT_AWAIT_SHMEM;
+    } else if (ivshmem_flat_check_shmem(s, fd, &s->greeting_error)) {
+        s->shmem_fd = fd;
+        s->phase = IVSHMEM_FLAT_CONNECTED;
+        trace_ivshmem_flat_greeting(s->id, s->shmem_size);
+        return;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
+/* The server's messages: peers that come and go */
+
+static void G_GNUC_PRINTF(5, 6)
+ivshmem_flat_bad_message(IvshmemFlat *s, BadMessage kind, int64_t value,
+                         unsigned nfds, const char *fmt, ...)
+{
+    g_autofree char *why = NULL;
+    va_list ap;
+
+    va_start(ap, fmt);
+    why = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    trace_ivshmem_flat_bad_message(value, nfds, why);
+    if (!(s->reported & BIT(kind))) {
+        s->reported |= BIT(kind);
+        error_report("ivshmem-flat: ignored message %" PRId64 " with %u file "
+                     "descriptors from chardev '%s': %s", value, nfds,
+                     qemu_chr_fe_get_driver(&s->chr)->label, why);
+    }
+}
+
+static bool ivshmem_flat_is_eventfd(int fd)
+{
+    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", fd);
+    g_autofree char *target = g_file_read_link(link, NULL);
+
+    return target && g_str_equal(target, "anon_inode:[eventfd]");
+}
+
+static void ivshmem_flat_free_peer(IvshmemFlat *s, unsigned id)
+{
+    IvshmemFlatPeer *peer = g_steal_pointer(&s->peers[id]);
+
+    for (unsigned i = 0; peer && i < peer->nvectors; i++) {
+        event_notifier_cleanup(&peer->vectors[i]);
+    }
+    g_free(peer);
+}
+
+static void ivshmem_flat_peer_gone(IvshmemFlat *s, unsigned id)
+{
+    if (id == s->id) {
+        ivshmem_flat_bad_message(s, BAD_OWN_GONE, id, 0,
+                                 "it is the own id, expected an eventfd");
+    } else if (s->peers[id]) {
+        trace_ivshmem_flat_peer_gone(id, s->peers[id]->nvectors);
+        ivshmem_flat_free_peer(s, id);
+    } else if (s->nvectors) {
+        /* A server without vectors announces no peer, only its end. */
+        ivshmem_flat_bad_message(s, BAD_UNKNOWN_GONE, id, 0, "peer is gone "
+                                 "that never came, or an eventfd was lost for "
+                                 "want of file descriptors");
+    }
+}
+
+/* Takes @fd. */
+static void ivshmem_flat_own_vector(IvshmemFlat *s, int fd)
+{
+    unsigned vector = s->nvectors;
+
+    if (vector == s->vectors) {
+        trace_ivshmem_flat_extra_vector(s->id, vector);
+        close(fd);
+        return;
+    }
+    s->nvectors++;
+    event_notifier_init_fd(&s->own[vector].eventfd, fd);
+    trace_ivshmem_flat_own_vector(vector, fd);
+    if (s->interrupts) {
+        ivshmem_flat_serve_vector(&s->own[vector], true);
+    }
+}
+
+/* Takes @fd. */
+static void ivshmem_flat_peer_vector(IvshmemFlat *s, unsigned id, int fd)
+{
+    IvshmemFlatPeer *peer = s->peers[id];
+    unsigned vector = peer ? peer->nvectors : 0;
+
+    if (vector == IVSHMEM_FLAT_MAX_VECTORS) {
+        trace_ivshmem_flat_extra_vector(id, vector);
+        close(fd);
+        return;
+    }
+    peer = g_realloc(peer, sizeof(*peer) +
+                           (vector + 1) * sizeof(peer->vectors[0]));
+    peer->nvectors = vector + 1;
+    event_notifier_init_fd(&peer->vectors[vector], fd);
+    s->peers[id] = peer;
+    trace_ivshmem_flat_peer_vector(id, vector, fd);
+}
+
+static void ivshmem_flat_peer_message(IvshmemFlat *s, int64_t value, int fd,
+                                      unsigned nfds)
+{
+    if (nfds > 1) {
+        ivshmem_flat_bad_message(s, BAD_FD_COUNT, value, nfds,
+                                 "expected at most one");
+    } else if (value == SHMEM_MESSAGE) {
+        ivshmem_flat_bad_message(s, BAD_SHMEM, value, nfds,
+                                 "the shared memory is there already");
+    } else if (value < 0 || value >= MAX_PEERS) {
+        ivshmem_flat_bad_message(s, BAD_ID, value, nfds,
+                                 "expected an id from 0 to %d", MAX_PEERS - 1);
+    } else if (!nfds) {
+        ivshmem_flat_peer_gone(s, value);
+    } else if (!ivshmem_flat_is_eventfd(fd)) {
+        ivshmem_flat_bad_message(s, BAD_EVENTFD, value, nfds,
+                                 "expected an eventfd");
+    } else if (value == s->id) {
+        ivshmem_flat_own_vector(s, fd);
+        return;
+    } else {
+        ivshmem_flat_peer_vector(s, value, fd);
+        return;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
+/* The chardev */
+
+static int ivshmem_flat_can_receive(void *opaque)
+{
+    IvshmemFlat *s = opaque;
+
+    if (s->phase == IVSHMEM_FLAT_DISCONNECTED || s->greeting_error) {
+        return 0;
+    }
+    /* One message at a time, or fds could not be told apart. */
+    return sizeof(s->msg) - s->msg_len;
+}
+
+static void ivshmem_flat_collect_fds(IvshmemFlat *s)
+{
+    int fds[TCP_MAX_FDS];
+    int n = qemu_chr_fe_get_msgfds(&s->chr, fds, ARRAY_SIZE(fds));
+
+    for (int i = 0; i < n; i++) {
+        if (s->msg_nfds++ == 0) {
+            s->msg_fd = fds[i];
+        } else {
+            close(fds[i]);
+        }
+    }
+}
+
+static void ivshmem_flat_receive(void *opaque, const uint8_t *buf, int size)
+{
+    IvshmemFlat *s = opaque;
+    int64_t value;
+    unsigned nfds;
+    int fd;
+
+    assert(size <= ivshmem_flat_can_receive(s));
+    memcpy(s->msg + s->msg_len, buf, size);
+    s->msg_len += size;
+    s->received += size;
+    ivshmem_flat_collect_fds(s);
+    if (s->msg_len < sizeof(s->msg)) {
+        return;
+    }
+
+    value = (int64_t)ldq_le_p(s->msg);
+    fd = s->msg_fd;
+    nfds = s->msg_nfds;
+    s->msg_len = 0;
+    s->msg_fd = -1;
+    s->msg_nfds = 0;
+    if (s->phase == IVSHMEM_FLAT_CONNECTED) {
+        ivshmem_flat_peer_message(s, value, fd, nfds);
+        ivshmem_flat_retry_kept(s);
+    } else {
+        ivshmem_flat_greeting(s, value, fd, nfds);
+    }
+}
+
+static void ivshmem_flat_drop_message(IvshmemFlat *s)
+{
+    if (s->msg_fd >= 0) {
+        close(s->msg_fd);
+    }
+    s->msg_len = 0;
+    s->msg_fd = -1;
+    s->msg_nfds = 0;
+}
+
+static void ivshmem_flat_disconnected(IvshmemFlat *s)
+{
+    switch (s->phase) {
+    case IVSHMEM_FLAT_DISCONNECTED:
+        return;
+    case IVSHMEM_FLAT_CONNECTED:
+        s->phase = IVSHMEM_FLAT_DISCONNECTED;
+        ivshmem_flat_drop_message(s);
+        ivshmem_flat_retry_kept(s);
+        trace_ivshmem_flat_server_gone();
+        if (!runstate_check(RUN_STATE_SHUTDOWN)) { /* we are not leaving */
+            warn_report("ivshmem-flat: the server at chardev '%s' is gone, "
+                        "going on with the peers that are known",
+                        qemu_chr_fe_get_driver(&s->chr)->label);
+        }
+        return;
+    default:
+        if (!s->greeting_error) {
+            error_setg(&s->greeting_error, "server closed the connection "
+                       "after %" PRIu64 " bytes, expected %s", s->received,
+                       ivshmem_flat_expected(s->phase));
+        }
+        return;
+    }
+}
+
+static void ivshmem_flat_event(void *opaque, QEMUChrEvent event)
+{
+    switch (event) {
+    case CHR_EVENT_CLOSED:
+        ivshmem_flat_disconnected(opaque);
+        break;
+    case CHR_EVENT_OPENED:
+    case CHR_EVENT_BREAK:
+    case CHR_EVENT_MUX_IN:
+    case CHR_EVENT_MUX_OUT:
+        break;
+    }
+}
+
+static void ivshmem_flat_set_handlers(IvshmemFlat *s, GMainContext *context)
+{
+    qemu_chr_fe_set_handlers(&s->chr, ivshmem_flat_can_receive,
+                             ivshmem_flat_receive, ivshmem_flat_event, NULL,
+                             s, context, true);
+}
+
+static gboolean ivshmem_flat_timeout(void *opaque)
+{
+    return G_SOURCE_REMOVE;
+}
+
+/* Wait for events of @context until @deadline in us of the monotonic clock. */
+static void ivshmem_flat_iterate(GMainContext *context, int64_t deadline)
+{
+    int64_t us = MAX(deadline - g_get_monotonic_time(), 0);
+    GSource *timer = g_timeout_source_new(DIV_ROUND_UP(us, 1000));
+
+    g_source_set_callback(timer, ivshmem_flat_timeout, NULL, NULL);
+    g_source_attach(timer, context);
+    g_main_context_iteration(context, true);
+    g_source_destroy(timer);
+    g_source_unref(timer);
+}
+
+static bool ivshmem_flat_recv_greeting(IvshmemFlat *s, GMainContext *context,
+                                       Error **errp)
+{
+    int64_t deadline = g_get_monotonic_time() + GREETING_MS * 1000;
+
+    while (s->phase < IVSHMEM_FLAT_CONNECTED && !s->greeting_error) {
+        if (g_get_monotonic_time() >= deadline) {
+            error_setg(&s->greeting_error, "server sent %" PRIu64 " bytes in "
+                       "%d s, expected %s", s->received, GREETING_MS / 1000,
+                       ivshmem_flat_expected(s->phase));
+            break;
+        }
+        ivshmem_flat_iterate(context, deadline);
+    }
+    if (s->greeting_error) {
+        error_propagate_prepend(errp, g_steal_pointer(&s->greeting_error),
+                                "chardev '%s': ",
+                                qemu_chr_fe_get_driver(&s->chr)->label);
+        return false;
+    }
+    return true;
+}
+
+/*
+ * The peers' eventfds come after the greeting, our own last. A guest may ring
+ * in its first instruction, so read them before the machine starts: until an
+ * own one came and the socket is empty, or nothing comes.
+ */
+static void ivshmem_flat_recv_first_batch(IvshmemFlat *s,
+                                          GMainContext *context)
+{
+    int64_t deadline = g_get_monotonic_time() + GREETING_MS * 1000;
+    int64_t quiet = g_get_monotonic_time() + QUIET_MS * 1000;
+    uint64_t received = s->received;
+
+    while (s->phase == IVSHMEM_FLAT_CONNECTED &&
+           g_get_monotonic_time() < MIN(deadline, quiet) &&
+           !(s->nvectors && !ivshmem_flat_unread(s))) {
+        ivshmem_flat_iterate(context, MIN(deadline, quiet));
+        if (s->received != received) {
+            received = s->received;
+            quiet = g_get_monotonic_time() + QUIET_MS * 1000;
+        }
+    }
+}
+
+static bool ivshmem_flat_connect(IvshmemFlat *s, Error **errp)
+{
+    g_autoptr(GMainContext) context = g_main_context_new();
+    bool ok;
+
+    if (qemu_chr_fe_wait_connected(&s->chr, errp) < 0) {
+        return false;
+    }
+    ivshmem_flat_set_handlers(s, context);
+    ok = ivshmem_flat_recv_greeting(s, context, errp) &&
+         ivshmem_flat_map_shmem(s, errp);
+    if (ok) {
+        ivshmem_flat_recv_first_batch(s, context);
+    }
+    /* The chardev must let go of the context before that goes. */
+    ivshmem_flat_set_handlers(s, NULL);
+    return ok;
+}
+
+/* The device */
+
+static bool ivshmem_flat_check_chardev(IvshmemFlat *s, Error **errp)
+{
+    Chardev *chr;
+
+    if (!qemu_chr_fe_backend_connected(&s->chr)) {
+        error_setg(errp, "property 'chardev' is not set, expected the id of a "
+                   "socket chardev that connects to an ivshmem server");
+        return false;
+    }
+    chr = qemu_chr_fe_get_driver(&s->chr);
+    if (!object_dynamic_cast(OBJECT(chr), TYPE_CHARDEV_SOCKET) ||
+        !qemu_chr_has_feature(chr, QEMU_CHAR_FEATURE_FD_PASS)) {
+        error_setg(errp, "chardev '%s' is a %s, expected a UNIX socket that "
+                   "connects to an ivshmem server", chr->label,
+                   object_get_typename(OBJECT(chr)));
+        return false;
+    }
+    if (SOCKET_CHARDEV(chr)->is_listen) {
+        error_setg(errp, "chardev '%s' listens, expected one that connects to "
+                   "an ivshmem server (server=off)", chr->label);
+        return false;
+    }
+    return true;
+}
+
+static bool ivshmem_flat_check_address(const char *property, uint64_t addr,
+                                       uint64_t align, Error **errp)
+{
+    if (addr % align) {
+        error_setg(errp, "%s: 0x%" PRIx64 " is not aligned, expected a "
+                   "multiple of 0x%" PRIx64, property, addr, align);
+        return false;
+    }
+    return true;
+}
+
+static bool ivshmem_flat_check_addresses(IvshmemFlat *s, Error **errp)
+{
+    bool has_iomem = s->bus_address_iomem != UINT64_MAX;
+    bool has_shmem = s->bus_address_shmem != UINT64_MAX;
+    bool platform_bus_is_ambiguous = false;
+
+    if (has_iomem != has_shmem) {
+        error_setg(errp, "%s is set and %s is not, expected both or neither",
+                   has_iomem ? "x-bus-address-iomem" : "x-bus-address-shmem",
+                   has_iomem ? "x-bus-address-shmem" : "x-bus-address-iomem");
+        return false;
+    }
+    if (has_iomem) {
+        return ivshmem_flat_check_address("x-bus-address-iomem",
+                                          s->bus_address_iomem, 4, errp) &&
+               ivshmem_flat_check_address("x-bus-address-shmem",
+                                          s->bus_address_shmem, SHMEM_ALIGN,
+                                          errp);
+    }
+    /* A board places its own devices; who places one of the user's? */
+    if (phase_check(PHASE_MACHINE_INITIALIZED) &&
+        !object_resolve_path_type("", TYPE_PLATFORM_BUS_DEVICE,
+                                  &platform_bus_is_ambiguous) &&
+        !platform_bus_is_ambiguous) {
+        error_setg(errp, "x-bus-address-iomem and x-bus-address-shmem are not "
+                   "set, expected both: this machine cannot place the device");
+        return false;
+    }
+    return true;
+}
+
+static bool ivshmem_flat_check_properties(IvshmemFlat *s, Error **errp)
+{
+    if (s->vectors != 1) {
+        error_setg(errp, "vectors is %" PRIu32 ", expected 1", s->vectors);
+        return false;
+    }
+    if (s->revision != 1) {
+        error_setg(errp, "revision is %" PRIu32 ", expected 1", s->revision);
+        return false;
+    }
+    return ivshmem_flat_check_addresses(s, errp) &&
+           ivshmem_flat_check_chardev(s, errp);
+}
+
+/* Undo ivshmem_flat_connect(), however far it came. */
+static void ivshmem_flat_disconnect(IvshmemFlat *s)
+{
+    qemu_chr_fe_set_handlers(&s->chr, NULL, NULL, NULL, NULL, NULL, NULL,
+                             true);
+    s->phase = IVSHMEM_FLAT_DISCONNECTED;
+    ivshmem_flat_drop_message(s);
+    if (s->shmem_fd >= 0) {
+        close(s->shmem_fd);
+        s->shmem_fd = -1;
+    }
+    s->nkept = 0;
+    while (s->nvectors) {
+        IvshmemFlatVector *v = &s->own[--s->nvectors];
+
+        ivshmem_flat_serve_vector(v, false);
+        event_notifier_cleanup(&v->eventfd);
+    }
+    for (unsigned i = 0; i < MAX_PEERS; i++) {
+        ivshmem_flat_free_peer(s, i);
+    }
+    g_free(g_steal_pointer(&s->peers));
+    if (s->has_ram) {
+        s->has_ram = false;
+        memory_region_del_subregion(&s->shmem, &s->ram);
+        object_unparent(OBJECT(&s->ram));
+    }
+}
+
+static void ivshmem_flat_realize(DeviceState *dev, Error **errp)
+{
+    IvshmemFlat *s = IVSHMEM_FLAT(dev);
+    SysBusDevice *sbd = SYS_BUS_DEVICE(dev);
+
+    if (!ivshmem_flat_check_properties(s, errp)) {
+        return;
+    }
+    s->phase = IVSHMEM_FLAT_AWAIT_VERSION;
+    s->peers = g_new0(IvshmemFlatPeer *, MAX_PEERS);
+    if (!ivshmem_flat_connect(s, errp)) {
+        ivshmem_flat_disconnect(s);
+        return;
+    }
+    if (ivshmem_flat_has_address(s)) {
+        sysbus_mmio_map(sbd, 0, s->bus_address_iomem);
+        sysbus_mmio_map(sbd, 1, s->bus_address_shmem);
+    }
+    s->machine_done.notify = ivshmem_flat_machine_done;
+    qemu_add_machine_init_done_notifier(&s->machine_done);
+}
+
+static void ivshmem_flat_unrealize(DeviceState *dev)
+{
+    IvshmemFlat *s = IVSHMEM_FLAT(dev);
+
+    qemu_remove_machine_init_done_notifier(&s->machine_done);
+    s->interrupts = false;
+    ivshmem_flat_disconnect(s);
+}
+
+static void ivshmem_flat_init(Object *obj)
+{
+    IvshmemFlat *s = IVSHMEM_FLAT(obj);
+    SysBusDevice *sbd = SYS_BUS_DEVICE(obj);
+
+    s->phase = IVSHMEM_FLAT_DISCONNECTED;
+    s->msg_fd = -1;
+    s->shmem_fd = -1;
+    for (unsigned i = 0; i < IVSHMEM_FLAT_MAX_VECTORS; i++) {
+        s->own[i].s = s;
+    }
+    memory_region_init_io(&s->iomem, obj, &ivshmem_flat_ops, s,
+                          "ivshmem-flat-registers", IOMEM_SIZE);
+    memory_region_init(&s->shmem, obj, "ivshmem-flat-shmem", 0);
+    sysbus_init_mmio(sbd, &s->iomem);
+    sysbus_init_mmio(sbd, &s->shmem);
+    sysbus_init_irq(sbd, &s->irq[0]);
+}
+
+/* Properties */
+
+static char *ivshmem_flat_get_irq_qompath(Object *obj, Error **errp)
+{
+    return object_property_get_str(obj, SYSBUS_DEVICE_GPIO_IRQ "[0]", errp);
+}
+
+/* Says in one line what the link's own setter says without the path. */
+static void ivshmem_flat_set_irq_qompath(Object *obj, const char *path,
+                                         Error **errp)
+{
+    const char *hint = "expected the QOM path of an interrupt input, 'info "
+                       "qom-tree' in the monitor lists them";
+    bool ambiguous = false;
+    Object *input = object_resolve_path(path, &ambiguous);
+
+    if (ambiguous) {
+        error_setg(errp, "x-irq-qompath: '%s' is ambiguous, %s", path, hint);
+    } else if (!input) {
+        error_setg(errp, "x-irq-qompath: '%s' does not exist, %s", path, hint);
+    } else if (!object_dynamic_cast(input, TYPE_IRQ)) {
+        error_setg(errp, "x-irq-qompath: '%s' is of type %s, %s", path,
+                   object_get_typename(input), hint);
+    } else {
+        object_property_set_link(obj, SYSBUS_DEVICE_GPIO_IRQ "[0]", input,
+                                 errp);
+    }
+}
+
+static void ivshmem_flat_get_shmem_size(Object *obj, Visitor *v,
+                                        const char *name, void *opaque,
+                                        Error **errp)
+{
+    visit_type_size(v, name, &IVSHMEM_FLAT(obj)->shmem_size, errp);
+}
+
+static void ivshmem_flat_set_shmem_size(Object *obj, Visitor *v,
+                                        const char *name, void *opaque,
+                                        Error **errp)
+{
+    uint64_t size;
+
+    if (DEVICE(obj)->realized) {
+        qdev_prop_set_after_realize(DEVICE(obj), name, errp);
+        return;
+    }
+    if (!visit_type_size(v, name, &size, errp)) {
+        return;
+    }
+    if (!size) {
+        error_setg(errp, "shmem-size is 0, expected the size of the server's "
+                   "shared memory");
+        return;
+    }
+    IVSHMEM_FLAT(obj)->shmem_size = size;
+}
+
+static const Property ivshmem_flat_properties[] = {
+    DEFINE_PROP_CHR("chardev", IvshmemFlat, chr),
+    DEFINE_PROP_UINT64("x-bus-address-iomem", IvshmemFlat, bus_address_iomem,
+                       UINT64_MAX),
+    DEFINE_PROP_UINT64("x-bus-address-shmem", IvshmemFlat, bus_address_shmem,
+                       UINT64_MAX),
+    DEFINE_PROP_UINT32("vectors", IvshmemFlat, vectors, 1),
+    DEFINE_PROP_UINT32("revision", IvshmemFlat, revision, 1),
+};
+
+/* The memory is the server's, and another machine has another server. */
+static const VMStateDescription ivshmem_flat_vmstate = {
+    .name = TYPE_IVSHMEM_FLAT,
+    .unmigratable = 1,
+};
+
+static void ivshmem_flat_class_init(ObjectClass *klass,
+                                    IvshmemFlatClassData *data)
+{
+    DeviceClass *dc = DEVICE_CLASS(klass);
+    ResettableClass *rc = RESETTABLE_CLASS(klass);
+    static const char *const descriptions[][2] = {
+        { "chardev", "Socket chardev that connects to an ivshmem server" },
+        { "x-bus-address-iomem", "Address of the registers, 256 bytes" },
+        { "x-bus-address-shmem", "Address of the shared memory" },
+        { "vectors", "Number of own vectors and of interrupt outputs" },
+        { "revision", "Device revision, as in the ivshmem specification" },
+        { "x-irq-qompath",
+          "QOM path of the interrupt input that vector 0 drives" },
+        { "shmem-size", "Size that the server's shared memory must have" },
+    };
+
+    dc->desc = "Inter-VM shared memory for machines without PCI";
+    dc->realize = ivshmem_flat_realize;
+    dc->unrealize = ivshmem_flat_unrealize;
+    dc->vmsd = &ivshmem_flat_vmstate;
+    rc->phases.enter = ivshmem_flat_reset_enter;
+    set_bit(DEVICE_CATEGORY_MISC, dc->categories);
+    device_class_set_props(dc, ivshmem_flat_properties);
+    object_class_property_add_str(klass, "x-irq-qompath",
+                                  ivshmem_flat_get_irq_qompath,
+                                  ivshmem_flat_set_irq_qompath);
+    object_class_property_add(klass, "shmem-size", "size",
+                              ivshmem_flat_get_shmem_size,
+                              ivshmem_flat_set_shmem_size, NULL, NULL);
+    for (unsigned i = 0; i < ARRAY_SIZE(descriptions); i++) {
+        object_class_property_set_description(klass, descriptions[i][0],
+                                              descriptions[i][1]);
+    }
+}
+
+static const TypeInfo ivshmem_flat_types[] = {
+    {
+        .name = TYPE_IVSHMEM_FLAT,
+        .parent = TYPE_DYNAMIC_SYS_BUS_DEVICE,
+        .instance_size = sizeof(IvshmemFlat),
+        .instance_init = ivshmem_flat_init,
+        .class_init = ivshmem_flat_class_init,
+    },
+};
+
+DEFINE_TYPES(ivshmem_flat_types)

@@ -1,0 +1,31 @@
+/*
+ * What older QEMU versions lack and ivshmem-flat uses
+ *
+ * The device, its board and its tests are written for the newest QEMU. This
+ * is the only file that asks for QEMU's version: dropping an old QEMU deletes
+ * lines here and nowhere else.
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef HW_MISC_IVSHMEM_FLAT_COMPAT_H
+#define HW_MISC_IVSHMEM_FLAT_COMPAT_H
+
+#if QEMU_VERSION_MAJOR < 10 || \
+    (QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR < 2)
+
+/* Renamed in 10.2. */
+#define CharFrontend CharBackend
+
+/* class_init's data became const in 10.1. */
+#define IvshmemFlatClassData void
+
+#else
+
+#define IvshmemFlatClassData const void
+
+#endif
+
+#endif /* HW_MISC_IVSHMEM_FLAT_COMPAT_H */

@@ -1,0 +1,159 @@
+/*
+ * Inter-VM shared memory without PCI, for the system bus
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+/*
+ * This is a model of QEMU's inter-VM shared memory device as
+ * docs/specs/ivshmem-spec.rst describes it, with its registers and its
+ * shared memory mapped straight into the system's memory.
+ *
+ * QEMU interface:
+ *  + QOM property "chardev": a socket chardev that connects to an ivshmem
+ *    server; required
+ *  + QOM property "x-irq-qompath": path of the interrupt input that vector 0
+ *    drives; the same as setting the link "sysbus-irq[0]"
+ *  + QOM properties "x-bus-address-iomem" and "x-bus-address-shmem": where
+ *    realize maps the two regions on the system bus; both or neither
+ *  + QOM property "shmem-size": size that the server's object must have;
+ *    unset, and after realize: the size that it has
+ *  + QOM property "vectors": number of own vectors
+ *  + QOM property "revision": device revision, as in the specification
+ *  + sysbus MMIO region 0: the registers, 256 bytes, as the PCI device's BAR 0
+ *  + sysbus MMIO region 1: the shared memory, as BAR 2; its size is 0 until
+ *    realize has learnt it from the server. Both regions exist from
+ *    instance_init on, so a board may map them before or after realize.
+ *  + sysbus IRQ k: vector k, a pulse per interrupt. A board may connect it
+ *    before or after realize, until the machine is done.
+ */
+
+#ifndef HW_MISC_IVSHMEM_FLAT_H
+#define HW_MISC_IVSHMEM_FLAT_H
+
+#include "hw/sysbus.h"
+#include "hw/misc/ivshmem-flat-compat.h"
+#include "chardev/char-fe.h"
+#include "qemu/event_notifier.h"
+#include "qemu/notify.h"
+#include "qom/object.h"
+
+#define TYPE_IVSHMEM_FLAT "ivshmem-flat"
+OBJECT_DECLARE_SIMPLE_TYPE(IvshmemFlat, IVSHMEM_FLAT)
+
+/**
+ * IVSHMEM_FLAT_MAX_VECTORS:
+ *
+ * Vectors of one peer that can be rung, and outputs that a device can have.
+ */
+#define IVSHMEM_FLAT_MAX_VECTORS 64
+
+/**
+ * IVSHMEM_FLAT_MAX_KEPT:
+ *
+ * Doorbells that wait for their peer's announcement to be read.
+ */
+#define IVSHMEM_FLAT_MAX_KEPT 64
+
+/**
+ * IvshmemFlatPhase: what the next message from the server must be
+ *
+ * The order of the first three is that of the specification's section
+ * "The ivshmem Client-Server Protocol".
+ *
+ * @IVSHMEM_FLAT_AWAIT_VERSION: the protocol's version
+ * @IVSHMEM_FLAT_AWAIT_ID: the own id
+ * @IVSHMEM_FLAT_AWAIT_SHMEM: the shared memory
+ * @IVSHMEM_FLAT_CONNECTED: a peer that comes or goes
+ * @IVSHMEM_FLAT_DISCONNECTED: none, there is no server (any more)
+ */
+typedef enum IvshmemFlatPhase {
+    IVSHMEM_FLAT_AWAIT_VERSION,
+    IVSHMEM_FLAT_AWAIT_ID,
+    IVSHMEM_FLAT_AWAIT_SHMEM,
+    IVSHMEM_FLAT_CONNECTED,
+    IVSHMEM_FLAT_DISCONNECTED,
+} IvshmemFlatPhase;
+
+/**
+ * IvshmemFlatPeer: another client of the server
+ * @nvectors: how many elements @vectors has
+ * @vectors: the peer's eventfds, in the order of their vectors; owned
+ */
+typedef struct IvshmemFlatPeer {
+    unsigned nvectors;
+    EventNotifier vectors[];
+} IvshmemFlatPeer;
+
+/**
+ * IvshmemFlatVector: one of the device's own vectors
+ * @s: the device
+ * @eventfd: what a peer writes to interrupt us; owned
+ */
+typedef struct IvshmemFlatVector {
+    IvshmemFlat *s;
+    EventNotifier eventfd;
+} IvshmemFlatVector;
+
+/**
+ * IvshmemFlatKept: a doorbell to a peer or vector that is not known yet
+ * @peer: the peer's id
+ * @vector: the peer's vector
+ * @until: value of IvshmemFlat::received at which all has been read that was
+ *         in the socket when the guest rang
+ */
+typedef struct IvshmemFlatKept {
+    uint16_t peer;
+    uint16_t vector;
+    uint64_t until;
+} IvshmemFlatKept;
+
+struct IvshmemFlat {
+    SysBusDevice parent_obj;
+
+    /* properties */
+    CharFrontend chr;
+    uint64_t shmem_size;            /* bytes; 0: not known yet */
+    uint64_t bus_address_iomem;     /* UINT64_MAX: not given */
+    uint64_t bus_address_shmem;     /* UINT64_MAX: not given */
+    uint32_t vectors;
+    uint32_t revision;
+
+    /* wiring */
+    MemoryRegion iomem;
+    MemoryRegion shmem;             /* container of @ram */
+    MemoryRegion ram;
+    bool has_ram;
+    qemu_irq irq[IVSHMEM_FLAT_MAX_VECTORS];
+    bool interrupts;                /* an output is wired */
+    Notifier machine_done;
+
+    /* registers */
+    uint32_t intrmask;
+    uint32_t intrstatus;
+
+    /* the server's message that is being received */
+    uint8_t msg[8];
+    unsigned msg_len;               /* bytes of @msg that are there */
+    int msg_fd;                     /* first fd that came with them, or -1 */
+    unsigned msg_nfds;              /* how many came */
+    uint64_t received;              /* bytes since the connection began */
+
+    /* what the server said */
+    IvshmemFlatPhase phase;
+    Error *greeting_error;
+    int shmem_fd;                   /* until @ram has taken it; or -1 */
+    uint32_t reported;              /* bit per IvshmemFlatBadMessage */
+    uint16_t id;
+    IvshmemFlatPeer **peers;        /* by id; NULL: not connected */
+    unsigned nvectors;              /* elements of @own in use */
+    IvshmemFlatVector own[IVSHMEM_FLAT_MAX_VECTORS];
+
+    /* doorbells that wait for their peer's announcement */
+    IvshmemFlatKept kept[IVSHMEM_FLAT_MAX_KEPT];
+    unsigned nkept;
+};
+
+#endif /* HW_MISC_IVSHMEM_FLAT_H */
