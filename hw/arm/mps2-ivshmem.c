@@ -1,0 +1,114 @@
+/*
+ * Arm MPS2 boards with inter-VM shared memory on board
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+/*
+ * Each machine is QEMU's own mps2-* with an ivshmem-flat device at a place
+ * that is free on all of them:
+ *
+ *  0x50000000..0x500000ff : registers (Device memory on ARMv7-M)
+ *  0x70000000..           : shared memory (Normal memory on ARMv7-M)
+ *  NVIC input 16          : vector 0
+ *
+ * The machine option ivshmem-chardev=ID names the chardev that connects to
+ * the ivshmem server. Without it the machine is the board without the device.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "hw/boards.h"
+#include "hw/misc/ivshmem-flat.h"
+#include "hw/qdev-properties.h"
+#include "qom/object.h"
+
+#define IVSHMEM_IOMEM 0x50000000
+#define IVSHMEM_SHMEM 0x70000000
+#define IVSHMEM_NVIC_INPUT 16
+
+/*
+ * The state of QEMU's mps2 machines is private to their file, so a child
+ * cannot extend it. What the machine has to remember, the device does: it is
+ * there, unrealized, from the machine's instance_init on.
+ */
+static Object *mps2_ivshmem_device(Object *machine)
+{
+    return object_resolve_path_component(machine, "ivshmem");
+}
+
+static char *mps2_ivshmem_get_chardev(Object *obj, Error **errp)
+{
+    Object *dev = mps2_ivshmem_device(obj);
+
+    return dev ? object_property_get_str(dev, "chardev", errp) : g_strdup("");
+}
+
+static void mps2_ivshmem_set_chardev(Object *obj, const char *id, Error **errp)
+{
+    object_property_set_str(mps2_ivshmem_device(obj), "chardev", id, errp);
+}
+
+static void mps2_ivshmem_init(MachineState *machine)
+{
+    ObjectClass *parent = object_class_get_parent(object_get_class(
+        OBJECT(machine)));
+    Object *obj = mps2_ivshmem_device(OBJECT(machine));
+    g_autofree char *chardev = object_property_get_str(obj, "chardev",
+                                                       &error_abort);
+    DeviceState *dev = DEVICE(obj);
+    DeviceState *armv7m;
+
+    MACHINE_CLASS(parent)->init(machine);
+    if (!*chardev) {
+        object_unparent(obj);
+        return;
+    }
+    armv7m = DEVICE(object_resolve_path_component(OBJECT(machine), "armv7m"));
+    qdev_prop_set_uint64(dev, "x-bus-address-iomem", IVSHMEM_IOMEM);
+    qdev_prop_set_uint64(dev, "x-bus-address-shmem", IVSHMEM_SHMEM);
+    sysbus_connect_irq(SYS_BUS_DEVICE(dev), 0,
+                       qdev_get_gpio_in(armv7m, IVSHMEM_NVIC_INPUT));
+    sysbus_realize(SYS_BUS_DEVICE(dev), &error_fatal);
+}
+
+static void mps2_ivshmem_instance_init(Object *obj)
+{
+    Object *dev = object_new(TYPE_IVSHMEM_FLAT);
+
+    object_property_add_child(obj, "ivshmem", dev);
+    object_unref(dev);
+}
+
+static void mps2_ivshmem_class_init(ObjectClass *oc,
+                                    IvshmemFlatClassData *data)
+{
+    MachineClass *mc = MACHINE_CLASS(oc);
+
+    mc->desc = g_strdup_printf("%s, with inter-VM shared memory", mc->desc);
+    mc->init = mps2_ivshmem_init;
+    object_class_property_add_str(oc, "ivshmem-chardev",
+                                  mps2_ivshmem_get_chardev,
+                                  mps2_ivshmem_set_chardev);
+    object_class_property_set_description(oc, "ivshmem-chardev",
+        "ID of the socket chardev that connects to an ivshmem server");
+}
+
+#define MPS2_IVSHMEM(board) \
+    { \
+        .name = MACHINE_TYPE_NAME(board "-ivshmem"), \
+        .parent = MACHINE_TYPE_NAME(board), \
+        .instance_init = mps2_ivshmem_instance_init, \
+        .class_init = mps2_ivshmem_class_init, \
+    }
+
+static const TypeInfo mps2_ivshmem_types[] = {
+    MPS2_IVSHMEM("mps2-an385"),
+    MPS2_IVSHMEM("mps2-an386"),
+    MPS2_IVSHMEM("mps2-an500"),
+    MPS2_IVSHMEM("mps2-an511"),
+};
+
+DEFINE_TYPES(mps2_ivshmem_types)
