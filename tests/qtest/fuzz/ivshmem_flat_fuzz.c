@@ -1,0 +1,1111 @@
+/*
+ * Fuzzing targets for ivshmem-flat
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+/*
+ * Each input is the life of one device: it is created, connects to a server,
+ * is realized, used, and taken away again. The server's bytes and file
+ * descriptors, and the guest's accesses, come from the input:
+ *
+ *  + ivshmem-flat-server: nothing but a stream of bytes, cut anywhere, with
+ *    any file descriptors attached anywhere, in the greeting and after it;
+ *  + ivshmem-flat-mmio: a server that greets as it should, then accesses to
+ *    both regions mixed with that server's messages.
+ *
+ * Both are compared with a model of the protocol and of the registers, which
+ * follows docs/specs/ivshmem-spec.rst and the device's documentation: does
+ * realize succeed, what do registers read, which eventfds move, which
+ * interrupts come. The fake server holds every eventfd, so it sees each that
+ * should not have moved. In the end the process has as many file descriptors
+ * as before. Any difference aborts.
+ *
+ * An input always does the same. What the server says before realize waits in
+ * the socket, and where the device would have to wait for more, the server
+ * hangs up.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/config-file.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/option.h"
+#include "qemu/rcu.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "chardev/char.h"
+#include "hw/boards.h"
+#include "hw/irq.h"
+#include "hw/misc/ivshmem-flat.h"
+#include "hw/qdev-properties.h"
+#include "hw/qdev-properties-system.h"
+#include "hw/sysbus.h"
+#include "io/channel-socket.h"
+#include "tests/qtest/libqtest.h"
+#include "fuzz.h"
+
+#include <linux/sockios.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#define IOMEM 0x50000000
+#define IOMEM_SIZE 0x100
+#define SHMEM 0x70000000
+
+#define INTRMASK 0x0
+#define INTRSTATUS 0x4
+#define IVPOSITION 0x8
+#define DOORBELL 0xc
+
+#define MAX_PEERS 65536
+#define MAX_VECTORS 64          /* of one peer that can be rung */
+#define OWN_VECTORS 1
+#define MAX_KEPT 64
+#define KEPT_US (G_USEC_PER_SEC * 9 / 10)
+#define MAX_SHMEM_SIZE (64 * GiB)
+
+/* Eventfds that the server has; the same one may be announced often. */
+#define SLOTS 8
+#define FULL (UINT64_MAX - 1)   /* of an eventfd's counter */
+
+/* More than the main loop needs for whatever one input can say. */
+#define MANY_ITERATIONS 100000
+
+/* What a server may attach to a message. The first SLOTS are eventfds. */
+enum {
+    GOOD_MEMORY = SLOTS,
+    OTHER_MEMORY,
+    HUGE_MEMORY,
+    TOO_HUGE_MEMORY,
+    EMPTY_FILE,
+    ONE_BYTE,
+    PAGE_LESS_ONE,
+    PAGE_AND_ONE,
+    READ_ONLY,
+    WRITE_ONLY,
+    SEALED,
+    PIPE_READER,
+    PIPE_WRITER,
+    SOCKET,
+    DIRECTORY,
+    PATH_ONLY,
+    DEV_NULL,
+    NUM_THINGS
+};
+
+typedef struct Thing {
+    int fd;
+    uint64_t size;              /* as shared memory; 0: it cannot be that */
+} Thing;
+
+typedef struct Slot {
+    uint64_t base;              /* what others have written */
+    uint64_t min, max;          /* how often the device is to have written */
+} Slot;
+
+typedef struct Peer {
+    unsigned nvectors;
+    uint8_t slot[MAX_VECTORS];
+} Peer;
+
+/* A doorbell to a peer or vector that is not known (yet). */
+typedef struct Kept {
+    uint16_t peer;
+    uint16_t vector;
+    uint64_t until;             /* bytes that the server had sent by then */
+    int64_t time;
+    bool must;                  /* ring, if these bytes announce the vector */
+} Kept;
+
+typedef struct Attached {
+    uint64_t offset;            /* in the stream: the byte that they came with */
+    unsigned nfds;
+    uint8_t thing;              /* the first of them */
+} Attached;
+
+typedef enum Outcome {
+    UNKNOWN,
+    FAILURE,
+    SUCCESS,
+} Outcome;
+
+/* One input. */
+typedef struct Run {
+    QTestState *qts;
+    const uint8_t *data;
+    size_t len;
+
+    /* the server's side */
+    int conn;
+    bool hung_up;
+    GByteArray *stream;         /* all bytes sent */
+    GArray *attached;           /* all Attached */
+
+    /* the device's side */
+    DeviceState *dev;
+    bool wired;
+    bool placed;                /* where no other device is */
+    uint64_t shmem_size;        /* the property; 0: unset */
+
+    /* the model, as far as the device has read the stream */
+    uint64_t read;
+    unsigned messages;
+    unsigned next_attached;
+    bool bad_greeting;
+    bool server_gone;
+    uint16_t id;
+    unsigned memory;            /* the thing */
+    GHashTable *peers;
+    unsigned nown;
+    uint8_t own[OWN_VECTORS];   /* slots */
+    GArray *kept;
+    uint32_t intrmask;
+    uint32_t intrstatus;
+} Run;
+
+static Thing things[NUM_THINGS];
+static Slot slots[SLOTS];
+static unsigned pulses[OWN_VECTORS];
+static qemu_irq *irqs;
+static int listener;
+static char *listener_name;
+
+/* The device reads the stream in pieces of these lengths, over and over. */
+static uint8_t cuts[4];
+static unsigned next_cut;
+static ssize_t (*real_readv)(QIOChannel *, const struct iovec *, size_t,
+                             int **, size_t *, int, Error **);
+
+#define CHECK(condition, ...) \
+    do { \
+        if (!(condition)) { \
+            error_report(__VA_ARGS__); \
+            abort(); \
+        } \
+    } while (0)
+
+/* The input */
+
+static uint64_t take(Run *r, unsigned bytes)
+{
+    uint64_t value = 0;
+
+    for (unsigned i = 0; i < bytes && r->len; i++, r->data++, r->len--) {
+        value |= (uint64_t)*r->data << (i * 8);
+    }
+    return value;
+}
+
+/* An id from a small range, or one at or near a limit, or any number. */
+static int64_t take_id(Run *r)
+{
+    static const int64_t limits[] = {
+        -1, -2, MAX_PEERS - 1, MAX_PEERS, INT64_MIN, INT64_MAX, 1LL << 32,
+        256
+    };
+    uint8_t selector = take(r, 1);
+
+    switch (selector >> 4) {
+    case 0 ... 7:
+        return selector & 3;
+    case 8 ... 11:
+        return r->id;
+    case 12 ... 13:
+        return limits[selector % ARRAY_SIZE(limits)];
+    case 14:
+        return take(r, 2);
+    default:
+        return take(r, 8);
+    }
+}
+
+/* The server */
+
+/* Empties an eventfd's counter, whether or not reading it may block. */
+static uint64_t take_count(unsigned slot)
+{
+    uint64_t count;
+    struct iovec iov = { .iov_base = &count, .iov_len = sizeof(count) };
+
+    if (preadv2(things[slot].fd, &iov, 1, -1, RWF_NOWAIT) == sizeof(count)) {
+        return count;
+    }
+    CHECK(errno == EAGAIN, "preadv2: %s", strerror(errno));
+    return 0;
+}
+
+static void server_hang_up(Run *r)
+{
+    if (!r->hung_up) {
+        shutdown(r->conn, SHUT_WR);
+        r->hung_up = true;
+    }
+}
+
+/* Returns whether the socket took it. */
+static bool server_try_send(Run *r, const uint8_t *bytes, size_t len,
+                            const uint8_t *attach, unsigned nfds)
+{
+    struct iovec iov = { .iov_base = (void *)bytes, .iov_len = len };
+    union {
+        struct cmsghdr align;
+        char buf[CMSG_SPACE(32 * sizeof(int))];
+    } control = {};
+    struct msghdr hdr = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+    if (nfds) {
+        struct cmsghdr *cmsg;
+
+        hdr.msg_control = control.buf;
+        hdr.msg_controllen = CMSG_SPACE(nfds * sizeof(int));
+        cmsg = CMSG_FIRSTHDR(&hdr);
+        cmsg->cmsg_level = SOL_SOCKET;
+        cmsg->cmsg_type = SCM_RIGHTS;
+        cmsg->cmsg_len = CMSG_LEN(nfds * sizeof(int));
+        for (unsigned i = 0; i < nfds; i++) {
+            memcpy(CMSG_DATA(cmsg) + i * sizeof(int),
+                   &things[attach[i]].fd, sizeof(int));
+        }
+    }
+    if (sendmsg(r->conn, &hdr, MSG_NOSIGNAL | MSG_DONTWAIT) != len) {
+        return false;
+    }
+    if (nfds) {
+        Attached a = {
+            .offset = r->stream->len,
+            .nfds = nfds,
+            .thing = attach[0],
+        };
+
+        g_array_append_val(r->attached, a);
+    }
+    g_byte_array_append(r->stream, bytes, len);
+    return true;
+}
+
+static void model_read(Run *r);
+static void poll_device(Run *r);
+
+static void server_send(Run *r, const uint8_t *bytes, size_t len,
+                        const uint8_t *attach, unsigned nfds)
+{
+    if (!r->hung_up && !server_try_send(r, bytes, len, attach, nfds) &&
+        r->dev && r->dev->realized) {
+        poll_device(r); /* which makes room */
+        server_try_send(r, bytes, len, attach, nfds);
+    }
+}
+
+static void server_send_value(Run *r, int64_t value, const uint8_t *attach,
+                              unsigned nfds)
+{
+    uint8_t bytes[8];
+
+    stq_le_p(bytes, value);
+    server_send(r, bytes, sizeof(bytes), attach, nfds);
+}
+
+static unsigned take_attachment(Run *r, uint8_t *attach)
+{
+    uint8_t selector = take(r, 1);
+    unsigned nfds;
+
+    switch (selector >> 5) {
+    case 0 ... 1:
+        return 0;
+    case 2 ... 5:
+        attach[0] = selector % SLOTS;
+        return 1;
+    case 6:
+        attach[0] = selector % 32 % NUM_THINGS;
+        return 1;
+    default:
+        nfds = selector % 32;
+        for (unsigned i = 0; i < nfds; i++) {
+            attach[i] = (selector + i) % NUM_THINGS;
+        }
+        return nfds;
+    }
+}
+
+/* A message in whole. */
+static void server_message(Run *r)
+{
+    int64_t id = take_id(r);
+    uint8_t attach[32];
+    unsigned nfds = take_attachment(r, attach);
+
+    server_send_value(r, id, attach, nfds);
+}
+
+/* Any bytes. */
+static void server_bytes(Run *r)
+{
+    uint8_t bytes[16];
+    unsigned len = take(r, 1) % sizeof(bytes) + 1;
+    uint8_t attach[32];
+    unsigned nfds = take_attachment(r, attach);
+
+    for (unsigned i = 0; i < len; i++) {
+        bytes[i] = take(r, 1);
+    }
+    server_send(r, bytes, len, attach, nfds);
+}
+
+static void server_greeting(Run *r)
+{
+    const uint8_t good_memory = GOOD_MEMORY;
+    const uint8_t eventfd = take(r, 1) % SLOTS;
+    const uint16_t id = take(r, 1) % 4;
+    unsigned nothers = take(r, 1) % 16;
+
+    server_send_value(r, 0, NULL, 0);
+    server_send_value(r, id, NULL, 0);
+    server_send_value(r, -1, &good_memory, 1);
+    model_read(r);
+    for (unsigned i = 0; i < nothers; i++) {
+        server_message(r);
+    }
+    server_send_value(r, id, &eventfd, 1);
+}
+
+/* The model: doorbells */
+
+static bool is_served(Run *r, unsigned slot)
+{
+    for (unsigned i = 0; r->wired && i < r->nown; i++) {
+        if (r->own[i] == slot) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int model_find(Run *r, unsigned peer, unsigned vector)
+{
+    Peer *p;
+
+    if (peer == r->id) {
+        return vector < r->nown ? r->own[vector] : -1;
+    }
+    p = g_hash_table_lookup(r->peers, GUINT_TO_POINTER(peer));
+    return p && vector < p->nvectors ? p->slot[vector] : -1;
+}
+
+static void model_ring(unsigned slot, bool must)
+{
+    if (slots[slot].base < FULL) {
+        slots[slot].min += must;
+        slots[slot].max++;
+    }
+}
+
+static void model_doorbell(Run *r, uint32_t value)
+{
+    Kept k = {
+        .peer = value >> 16,
+        .vector = value & 0xffff,
+        .until = r->stream->len,
+        .time = g_get_monotonic_time(),
+        .must = !r->server_gone && r->read < r->stream->len,
+    };
+    int slot = model_find(r, k.peer, k.vector);
+    unsigned must = 0;
+
+    if (!r->wired) {
+        return;
+    }
+    if (slot >= 0) {
+        model_ring(slot, true);
+        return;
+    }
+    if (k.vector >= MAX_VECTORS) {
+        return;
+    }
+    for (guint i = 0; i < r->kept->len; i++) {
+        Kept *other = &g_array_index(r->kept, Kept, i);
+
+        must += other->must;
+        if (other->must && other->peer == k.peer &&
+            other->vector == k.vector) {
+            k.must = false; /* one ring will do for both */
+        }
+    }
+    if (must == MAX_KEPT) {
+        k.must = false;
+    }
+    g_array_append_val(r->kept, k);
+}
+
+static void model_retry_kept(Run *r)
+{
+    for (guint i = r->kept->len; i-- > 0; ) {
+        Kept *k = &g_array_index(r->kept, Kept, i);
+        int slot = model_find(r, k->peer, k->vector);
+
+        if (slot >= 0) {
+            model_ring(slot, k->must && r->read <= k->until &&
+                       g_get_monotonic_time() - k->time < KEPT_US);
+            g_array_remove_index(r->kept, i);
+        } else if (r->read >= k->until) {
+            k->must = false;
+        }
+    }
+}
+
+/* The model: the protocol */
+
+static void model_greeting(Run *r, int64_t value, unsigned nfds,
+                           unsigned thing)
+{
+    switch (r->messages) {
+    case 0:
+        r->bad_greeting = value != 0 || nfds;
+        break;
+    case 1:
+        r->bad_greeting = value < 0 || value >= MAX_PEERS || nfds;
+        r->id = value;
+        break;
+    case 2:
+        r->bad_greeting = value != -1 || nfds != 1 || !things[thing].size ||
+                          (r->shmem_size &&
+                           r->shmem_size != things[thing].size);
+        r->memory = thing;
+        break;
+    }
+}
+
+static void model_message(Run *r, int64_t value, unsigned nfds, unsigned thing)
+{
+    Peer *peer;
+
+    if (nfds > 1 || value < 0 || value >= MAX_PEERS ||
+        (nfds && thing >= SLOTS)) {
+        return;
+    }
+    if (value == r->id) {
+        if (nfds && r->nown < OWN_VECTORS) {
+            r->own[r->nown++] = thing;
+        }
+        return;
+    }
+    if (!nfds) {
+        g_hash_table_remove(r->peers, GUINT_TO_POINTER(value));
+        return;
+    }
+    peer = g_hash_table_lookup(r->peers, GUINT_TO_POINTER(value));
+    if (!peer) {
+        peer = g_new0(Peer, 1);
+        g_hash_table_insert(r->peers, GUINT_TO_POINTER(value), peer);
+    }
+    if (peer->nvectors < MAX_VECTORS) {
+        peer->slot[peer->nvectors++] = thing;
+    }
+}
+
+/* The device has read all that was sent. */
+static void model_read(Run *r)
+{
+    while (r->stream->len - r->read >= 8 && !r->bad_greeting) {
+        int64_t value = ldq_le_p(r->stream->data + r->read);
+        unsigned nfds = 0;
+        unsigned thing = 0;
+
+        r->read += 8;
+        for (; r->next_attached < r->attached->len; r->next_attached++) {
+            Attached *a = &g_array_index(r->attached, Attached,
+                                         r->next_attached);
+
+            if (a->offset >= r->read) {
+                break;
+            }
+            thing = nfds ? thing : a->thing;
+            nfds += a->nfds;
+        }
+        if (r->messages < 3) {
+            model_greeting(r, value, nfds, thing);
+        } else {
+            model_message(r, value, nfds, thing);
+            model_retry_kept(r);
+        }
+        r->messages++;
+    }
+    if (r->hung_up && !r->server_gone) {
+        r->server_gone = true;
+        for (guint i = 0; i < r->kept->len; i++) {
+            g_array_index(r->kept, Kept, i).must = false;
+        }
+    }
+}
+
+/* The model: registers */
+
+static uint32_t model_read_register(Run *r, unsigned offset)
+{
+    uint32_t value;
+
+    switch (offset) {
+    case INTRMASK:
+        return r->intrmask;
+    case INTRSTATUS:
+        value = r->intrstatus;
+        r->intrstatus = 0;
+        return value;
+    case IVPOSITION:
+        return r->wired ? r->id : 0;
+    default:
+        return 0;
+    }
+}
+
+static void model_write_register(Run *r, unsigned offset, uint32_t value,
+                                 unsigned size)
+{
+    unsigned shift = offset % 4 * 8;
+    uint32_t mask = (size == 4 ? UINT32_MAX : (1U << (size * 8)) - 1) << shift;
+
+    switch (offset & ~3) {
+    case INTRMASK:
+        r->intrmask = (r->intrmask & ~mask) | ((value << shift) & mask);
+        break;
+    case INTRSTATUS:
+        r->intrstatus = (r->intrstatus & ~mask) | ((value << shift) & mask);
+        break;
+    case DOORBELL:
+        if (size == 4) {
+            model_doorbell(r, value);
+        }
+        break;
+    }
+}
+
+/* The bus splits an access into naturally aligned ones of up to 32 bits. */
+static unsigned piece(unsigned offset, unsigned size)
+{
+    unsigned align = offset ? offset & -offset : 4;
+
+    return MIN(MIN(align, 4), size >= 4 ? 4 : size >= 2 ? 2 : 1);
+}
+
+/* The guest */
+
+static void guest_read(Run *r, unsigned offset, unsigned size)
+{
+    uint8_t expected[8] = {};
+    uint8_t found[8];
+
+    size = MIN(size, IOMEM_SIZE - offset);
+    for (unsigned at = 0, n; at < size; at += n) {
+        uint32_t value = model_read_register(r, (offset + at) & ~3) >>
+                         ((offset + at) % 4 * 8);
+
+        n = piece(offset + at, size - at);
+        for (unsigned i = 0; i < n; i++) {
+            expected[at + i] = value >> (i * 8);
+        }
+    }
+    qtest_memread(r->qts, IOMEM + offset, found, size);
+    for (unsigned i = 0; i < size; i++) {
+        CHECK(found[i] == expected[i],
+              "offset 0x%x, read with %u bytes at 0x%x: 0x%02x, expected "
+              "0x%02x", offset + i, size, offset, found[i], expected[i]);
+    }
+}
+
+static void guest_write(Run *r, unsigned offset, unsigned size, uint64_t value)
+{
+    size = MIN(size, IOMEM_SIZE - offset);
+    for (unsigned at = 0, n; at < size; at += n) {
+        n = piece(offset + at, size - at);
+        model_write_register(r, offset + at, value >> (at * 8), n);
+    }
+    value = cpu_to_le64(value);
+    qtest_memwrite(r->qts, IOMEM + offset, &value, size);
+}
+
+static void guest_ring(Run *r, uint16_t peer, uint16_t vector)
+{
+    guest_write(r, DOORBELL, 4, (uint32_t)peer << 16 | vector);
+}
+
+/* Shared memory is the server's file, at the same offset. */
+static void guest_shmem(Run *r, uint64_t offset, unsigned size, uint64_t value)
+{
+    Thing *memory = &things[r->memory];
+    uint64_t found = 0;
+
+    offset %= memory->size;
+    size = MIN(size, memory->size - offset);
+    qtest_memwrite(r->qts, SHMEM + offset, &value, size);
+    CHECK(pread(memory->fd, &found, size, offset) == size &&
+          !memcmp(&found, &value, size),
+          "shared memory: a store to 0x%" PRIx64 " is not in the server's file",
+          offset);
+    value = ~value;
+    CHECK(pwrite(memory->fd, &value, size, offset) == size, "pwrite: %s",
+          strerror(errno));
+    qtest_memread(r->qts, SHMEM + offset, &found, size);
+    CHECK(!memcmp(&found, &value, size), "shared memory: a load from 0x%"
+          PRIx64 " is not what the server's file has", offset);
+}
+
+/* Somebody else writes to an eventfd. */
+static void peer_write(unsigned slot, uint64_t value)
+{
+    uint64_t count;
+
+    if (slots[slot].max) {
+        return; /* its counter has yet to be looked at */
+    }
+    count = MIN(take_count(slot), FULL - value) + value;
+    CHECK(write(things[slot].fd, &count, sizeof(count)) == sizeof(count),
+          "write: %s", strerror(errno));
+    slots[slot].base = count;
+}
+
+/* Where the model and the device meet */
+
+static void check_slots(Run *r)
+{
+    unsigned come[SLOTS] = {};
+
+    for (unsigned i = 0; i < r->nown; i++) {
+        Slot *slot = &slots[r->own[i]];
+
+        CHECK(!pulses[i] || (r->wired && slot->base + slot->max),
+              "vector %u: %u interrupts that nobody rang", i, pulses[i]);
+        come[r->own[i]] += pulses[i];
+    }
+    for (unsigned i = 0; i < SLOTS; i++) {
+        Slot *slot = &slots[i];
+        uint64_t count = take_count(i);
+
+        if (is_served(r, i)) {
+            CHECK(!count, "eventfd %u is an own one, and was left at %" PRIu64,
+                  i, count);
+            CHECK(come[i] || !(slot->base + slot->min),
+                  "eventfd %u was rung %" PRIu64 " times, and no interrupt "
+                  "came", i, slot->base + slot->min);
+        } else {
+            CHECK(count - slot->base >= slot->min &&
+                  count - slot->base <= slot->max,
+                  "eventfd %u has moved from %" PRIu64 " to %" PRIu64
+                  ", expected %" PRIu64 " to %" PRIu64 " rings", i,
+                  slot->base, count, slot->min, slot->max);
+        }
+        *slot = (Slot) {};
+    }
+    memset(pulses, 0, sizeof(pulses));
+}
+
+/* Let the device do all it has to do, then compare. */
+static void poll_device(Run *r)
+{
+    unsigned iterations = 0;
+    int unread;
+
+    do {
+        CHECK(++iterations < MANY_ITERATIONS, "the main loop spins");
+        main_loop_wait(true);
+        CHECK(ioctl(r->conn, SIOCOUTQ, &unread) == 0, "SIOCOUTQ: %s",
+              strerror(errno));
+    } while (unread || g_main_context_pending(NULL));
+    model_read(r);
+    check_slots(r);
+}
+
+static void irq_handler(void *opaque, int n, int level)
+{
+    pulses[n] += level;
+}
+
+static ssize_t cut_readv(QIOChannel *ioc, const struct iovec *iov, size_t niov,
+                         int **fds, size_t *nfds, int flags, Error **errp)
+{
+    struct iovec piece = iov[0];
+
+    if (cuts[0]) {
+        piece.iov_len = MIN(piece.iov_len,
+                            cuts[next_cut++ % ARRAY_SIZE(cuts)]);
+        niov = 1;
+        iov = &piece;
+    }
+    return real_readv(ioc, iov, niov, fds, nfds, flags, errp);
+}
+
+/* The device's life */
+
+static unsigned count_fds(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    unsigned n = 0;
+
+    while (readdir(dir)) {
+        n++;
+    }
+    closedir(dir);
+    return n;
+}
+
+static Chardev *connect_chardev(Run *r)
+{
+    g_autofree char *options =
+        g_strdup_printf("socket,id=ivshmem,path=%s,abstract=on",
+                        listener_name);
+    QemuOpts *opts = qemu_opts_parse_noisily(qemu_find_opts("chardev"),
+                                             options, true);
+    Chardev *chr = qemu_chr_new_from_opts(opts, NULL, &error_abort);
+
+    qemu_opts_del(opts);
+    r->conn = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    CHECK(r->conn >= 0, "accept: %s", strerror(errno));
+    return chr;
+}
+
+static void set_properties(Run *r, Chardev *chr)
+{
+    uint64_t sizes[] = {
+        0, things[GOOD_MEMORY].size, things[OTHER_MEMORY].size, 1
+    };
+    uint8_t selector = take(r, 1);
+    uint64_t iomem = IOMEM;
+    uint64_t shmem = SHMEM;
+
+    qdev_prop_set_chr(r->dev, "chardev", chr);
+    r->wired = selector & 3;
+    for (unsigned i = 0; r->wired && i < OWN_VECTORS; i++) {
+        sysbus_connect_irq(SYS_BUS_DEVICE(r->dev), i, irqs[i]);
+    }
+    r->shmem_size = sizes[(selector >> 2) % ARRAY_SIZE(sizes)];
+    if (r->shmem_size) {
+        object_property_set_uint(OBJECT(r->dev), "shmem-size", r->shmem_size,
+                                 &error_abort);
+    }
+    r->placed = selector >> 5 != 7;
+    if (!r->placed) {
+        iomem = take(r, 8);
+        shmem = take(r, 8);
+    }
+    qdev_prop_set_uint64(r->dev, "x-bus-address-iomem", iomem);
+    qdev_prop_set_uint64(r->dev, "x-bus-address-shmem", shmem);
+}
+
+static Outcome expected_outcome(Run *r)
+{
+    if (r->bad_greeting || r->messages < 3) {
+        return FAILURE;
+    }
+    if (r->memory == SEALED) {
+        return FAILURE;         /* it cannot be mapped for writing */
+    }
+    /* It reaches into other devices, or the input chose the place. */
+    return r->memory == HUGE_MEMORY ? FAILURE :
+           r->placed ? SUCCESS : UNKNOWN;
+}
+
+static bool realize(Run *r)
+{
+    g_autoptr(Error) err = NULL;
+    uint64_t size;
+    Outcome expected;
+    bool ok;
+
+    /* As far as the device reads before it is realized, so does the model. */
+    model_read(r);
+    if (!r->bad_greeting && !r->nown) {
+        server_hang_up(r);
+    }
+    expected = expected_outcome(r);
+    ok = qdev_realize(r->dev, sysbus_get_default(), &err);
+    CHECK(ok == !err, "realize returned %d, %s", ok,
+          err ? error_get_pretty(err) : "no error");
+    CHECK(expected != (ok ? FAILURE : SUCCESS), "realize: %s, expected %s",
+          ok ? "success" : error_get_pretty(err),
+          ok ? "failure" : "success");
+    if (!ok) {
+        CHECK(!strchr(error_get_pretty(err), '\n'), "an error of two lines");
+        return false;
+    }
+    size = things[r->memory].size;
+    CHECK(object_property_get_uint(OBJECT(r->dev), "shmem-size",
+                                   &error_abort) == size,
+          "shmem-size is not what the server's object has, %" PRIu64, size);
+    return true;
+}
+
+static void unrealize(Run *r)
+{
+    if (!r->dev->realized) {
+        return;
+    }
+    qdev_unrealize(r->dev);
+    /* A bus that lets devices go would do this. */
+    for (unsigned i = 0; i < 2; i++) {
+        MemoryRegion *mr = sysbus_mmio_get_region(SYS_BUS_DEVICE(r->dev), i);
+
+        if (mr->container) {
+            memory_region_del_subregion(mr->container, mr);
+        }
+    }
+}
+
+static void use(Run *r, bool is_mmio)
+{
+    while (r->len) {
+        uint8_t op = take(r, 1);
+        uint64_t value;
+        unsigned offset;
+
+        switch (is_mmio ? op % 13 : op % 7) {
+        case 0:
+            server_message(r);
+            break;
+        case 1:
+            server_bytes(r);
+            break;
+        case 2:
+            poll_device(r);
+            break;
+        case 3:
+            peer_write(take(r, 1) % SLOTS, 1);
+            break;
+        case 4:
+            peer_write(take(r, 1) % SLOTS, FULL);
+            break;
+        case 5:
+            value = take(r, 2);
+            guest_ring(r, take_id(r), value & 0x100 ? value : value % 4);
+            break;
+        case 6:
+            server_hang_up(r);
+            break;
+        case 7:
+        case 8:
+            offset = take(r, 1);
+            guest_read(r, op % 13 == 7 ? offset % 16 : offset,
+                       1 << (op / 13 % 4));
+            break;
+        case 9:
+        case 10:
+            offset = take(r, 1);
+            value = take(r, 8);
+            guest_write(r, op % 13 == 9 ? offset % 16 : offset,
+                        1 << (op / 13 % 4), value);
+            break;
+        case 11:
+            value = take(r, 8);
+            guest_shmem(r, take(r, 2), 1 << (op / 13 % 4), value);
+            break;
+        case 12:
+            device_cold_reset(r->dev);
+            r->intrmask = 0;
+            r->intrstatus = 0;
+            break;
+        }
+    }
+}
+
+/* Whatever came before: each vector can be rung, and rings only its own. */
+static void ring_all(Run *r)
+{
+    GHashTableIter iter;
+    gpointer id, value;
+
+    poll_device(r);
+    g_hash_table_iter_init(&iter, r->peers);
+    while (g_hash_table_iter_next(&iter, &id, &value)) {
+        Peer *peer = value;
+
+        for (unsigned i = 0; i <= peer->nvectors; i++) {
+            guest_ring(r, GPOINTER_TO_UINT(id), i);
+            poll_device(r);
+        }
+    }
+    for (unsigned i = 0; i < r->nown; i++) {
+        guest_ring(r, r->id, i);
+        poll_device(r);
+    }
+}
+
+static void run(QTestState *qts, const uint8_t *data, size_t len, bool is_mmio)
+{
+    unsigned fds = count_fds();
+    Run r = {
+        .qts = qts,
+        .data = data,
+        .len = len,
+        .stream = g_byte_array_new(),
+        .attached = g_array_new(false, false, sizeof(Attached)),
+        .peers = g_hash_table_new_full(NULL, NULL, NULL, g_free),
+        .kept = g_array_new(false, false, sizeof(Kept)),
+    };
+    Chardev *chr = connect_chardev(&r);
+
+    r.dev = qdev_new(TYPE_IVSHMEM_FLAT);
+    object_property_add_child(qdev_get_machine(), "fuzz", OBJECT(r.dev));
+    set_properties(&r, chr);
+    for (unsigned i = 0; i < ARRAY_SIZE(cuts); i++) {
+        cuts[i] = take(&r, 1) % 8 + 1;
+    }
+    next_cut = 0;
+
+    if (is_mmio) {
+        server_greeting(&r);
+    } else {
+        for (unsigned n = take(&r, 1); n && r.len; n--) {
+            if (take(&r, 1) & 1) {
+                server_bytes(&r);
+            } else {
+                server_message(&r);
+            }
+            model_read(&r);
+        }
+    }
+    if (realize(&r) && r.placed) {
+        use(&r, is_mmio);
+        ring_all(&r);
+    }
+
+    unrealize(&r);
+    object_unparent(OBJECT(r.dev));
+    object_unref(OBJECT(r.dev));
+    object_unparent(OBJECT(chr));
+    close(r.conn);
+    g_byte_array_unref(r.stream);
+    g_array_unref(r.attached);
+    g_hash_table_unref(r.peers);
+    g_array_unref(r.kept);
+    /* The memory is given back by RCU. */
+    drain_call_rcu();
+    flush_events(qts);
+    for (unsigned i = 0; i < SLOTS; i++) {
+        take_count(i);
+    }
+    memset(slots, 0, sizeof(slots));
+    memset(pulses, 0, sizeof(pulses));
+    CHECK(count_fds() == fds, "%u file descriptors, expected %u as before",
+          count_fds(), fds);
+}
+
+static void server_fuzz(QTestState *qts, const unsigned char *data, size_t len)
+{
+    run(qts, data, len, false);
+}
+
+static void mmio_fuzz(QTestState *qts, const unsigned char *data, size_t len)
+{
+    run(qts, data, len, true);
+}
+
+/* What all inputs share */
+
+static int memory(off_t size)
+{
+    int fd = memfd_create("ivshmem-flat-fuzz", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    CHECK(fd >= 0 && ftruncate(fd, size) == 0, "memfd: %s", strerror(errno));
+    return fd;
+}
+
+static int memory_open_as(off_t size, int flags)
+{
+    int fd = memory(size);
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+    int again = open(path, flags | O_CLOEXEC);
+
+    close(fd);
+    return again;
+}
+
+static void make_things(void)
+{
+    uint64_t page = qemu_real_host_page_size();
+    int pair[2];
+
+    for (unsigned i = 0; i < SLOTS; i++) {
+        /* One may be blocking: the chardev makes it so anyhow. */
+        things[i].fd = eventfd(0, EFD_CLOEXEC | (i & 1 ? EFD_NONBLOCK : 0));
+    }
+    things[GOOD_MEMORY] = (Thing) { memory(2 * page), 2 * page };
+    things[OTHER_MEMORY] = (Thing) { memory(page), page };
+    things[HUGE_MEMORY] = (Thing) { memory(MAX_SHMEM_SIZE), MAX_SHMEM_SIZE };
+    things[TOO_HUGE_MEMORY].fd = memory(MAX_SHMEM_SIZE + page);
+    things[EMPTY_FILE].fd = memory(0);
+    things[ONE_BYTE].fd = memory(1);
+    things[PAGE_LESS_ONE].fd = memory(page - 1);
+    things[PAGE_AND_ONE].fd = memory(page + 1);
+    things[READ_ONLY].fd = memory_open_as(page, O_RDONLY);
+    things[WRITE_ONLY].fd = memory_open_as(page, O_WRONLY);
+    things[SEALED] = (Thing) { memory(page), page };
+    CHECK(fcntl(things[SEALED].fd, F_ADD_SEALS, F_SEAL_WRITE) == 0,
+          "F_SEAL_WRITE: %s", strerror(errno));
+    CHECK(pipe2(pair, O_CLOEXEC) == 0, "pipe: %s", strerror(errno));
+    things[PIPE_READER].fd = pair[0];
+    things[PIPE_WRITER].fd = pair[1];
+    things[SOCKET].fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    things[DIRECTORY].fd = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    things[PATH_ONLY].fd = memory_open_as(page, O_PATH);
+    things[DEV_NULL].fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (unsigned i = 0; i < NUM_THINGS; i++) {
+        CHECK(things[i].fd >= 0, "cannot make thing %u", i);
+    }
+}
+
+static void pre_fuzz(QTestState *qts)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    QIOChannelClass *klass =
+        QIO_CHANNEL_CLASS(object_class_by_name(TYPE_QIO_CHANNEL_SOCKET));
+
+    real_readv = klass->io_readv;
+    klass->io_readv = cut_readv;
+
+    make_things();
+    irqs = qemu_allocate_irqs(irq_handler, NULL, OWN_VECTORS);
+    listener_name = g_strdup_printf("ivshmem-flat-fuzz-%d", getpid());
+    strcpy(addr.sun_path + 1, listener_name);
+    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK(bind(listener, (struct sockaddr *)&addr,
+               offsetof(struct sockaddr_un, sun_path) + 1 +
+               strlen(listener_name)) == 0 && listen(listener, 1) == 0,
+          "bind: %s", strerror(errno));
+
+    /* What QEMU opens once stays open: not a leak of the first input. */
+    run(qts, NULL, 0, true);
+    run(qts, NULL, 0, false);
+}
+
+static GString *command_line(FuzzTarget *t)
+{
+    return g_string_new(TARGET_NAME " -machine mps2-an385,accel=qtest"
+                        " -display none");
+}
+
+static void register_ivshmem_flat_fuzz_targets(void)
+{
+    fuzz_add_target(&(FuzzTarget) {
+        .name = "ivshmem-flat-server",
+        .description = "Fuzz ivshmem-flat with a server's bytes and file "
+                       "descriptors",
+        .get_init_cmdline = command_line,
+        .pre_fuzz = pre_fuzz,
+        .fuzz = server_fuzz,
+    });
+    fuzz_add_target(&(FuzzTarget) {
+        .name = "ivshmem-flat-mmio",
+        .description = "Fuzz ivshmem-flat with a guest's accesses and a "
+                       "server's messages",
+        .get_init_cmdline = command_line,
+        .pre_fuzz = pre_fuzz,
+        .fuzz = mmio_fuzz,
+    });
+}
+
+fuzz_target_init(register_ivshmem_flat_fuzz_targets);

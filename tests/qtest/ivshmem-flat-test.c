@@ -1,0 +1,2536 @@
+/*
+ * QTest testcase for ivshmem-flat
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+/*
+ * Two servers stand behind these tests: QEMU's own, in a child process, for
+ * what users do, and a fake one that says byte for byte and fd for fd what a
+ * test wants said. The fake one keeps all eventfds, and so sees which of them
+ * a doorbell moves.
+ *
+ * A pulse is over before qtest looks at a line, so interrupts are observed
+ * where they are latched, in the NVIC's pending register.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bitops.h"
+#include "qemu/bswap.h"
+#include "qemu/units.h"
+#include "qobject/qdict.h"
+#include "contrib/ivshmem-server/ivshmem-server.h"
+#include "libqtest.h"
+
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#define IOMEM 0x50000000
+#define SHMEM 0x70000000
+#define INTRMASK (IOMEM + 0x0)
+#define INTRSTATUS (IOMEM + 0x4)
+#define IVPOSITION (IOMEM + 0x8)
+#define DOORBELL (IOMEM + 0xc)
+
+#define INPUT 16
+#define NVIC_ISPR 0xe000e200
+#define NVIC_ICPR 0xe000e280
+
+#define SHMEM_SIZE (4 * MiB)
+
+/* How long to wait for what must come; nothing waits for what must not. */
+#define PATIENCE_US (60 * G_USEC_PER_SEC)
+
+#define AT "x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x70000000"
+#define WIRED "'x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[16]'"
+
+static uint32_t doorbell(unsigned peer, unsigned vector)
+{
+    return peer << 16 | vector;
+}
+
+/* QEMU's own server */
+
+typedef struct Server {
+    char *dir;
+    char *path;
+    pid_t pid;
+} Server;
+
+static volatile sig_atomic_t server_quit;
+
+static void server_quit_handler(int signum)
+{
+    server_quit = 1;
+}
+
+static void server_child(IvshmemServer *server)
+{
+    struct sigaction sa = { .sa_handler = server_quit_handler };
+
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    sigaction(SIGTERM, &sa, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    while (!server_quit) {
+        fd_set fds;
+        int maxfd = 0;
+
+        FD_ZERO(&fds);
+        ivshmem_server_get_fds(server, &fds, &maxfd);
+        if (select(maxfd, &fds, NULL, NULL, NULL) > 0) {
+            ivshmem_server_handle_fds(server, &fds, maxfd);
+        }
+    }
+    ivshmem_server_close(server);
+    _exit(0);
+}
+
+static Server *server_new(size_t size, unsigned vectors)
+{
+    Server *srv = g_new0(Server, 1);
+    IvshmemServer server;
+
+    srv->dir = g_dir_make_tmp("ivshmem-flat-test-XXXXXX", NULL);
+    g_assert_nonnull(srv->dir);
+    srv->path = g_build_filename(srv->dir, "socket", NULL);
+    g_assert_cmpint(ivshmem_server_init(&server, srv->path, srv->dir, false,
+                                        size, vectors, false), ==, 0);
+    g_assert_cmpint(ivshmem_server_start(&server), ==, 0);
+    srv->pid = fork();
+    g_assert_cmpint(srv->pid, >=, 0);
+    if (!srv->pid) {
+        server_child(&server);
+    }
+    close(server.sock_fd);
+    close(server.shm_fd);
+    return srv;
+}
+
+static void server_kill(Server *srv, int signum)
+{
+    if (srv->pid) {
+        kill(srv->pid, signum);
+        g_assert_cmpint(waitpid(srv->pid, NULL, 0), ==, srv->pid);
+        srv->pid = 0;
+    }
+}
+
+static void server_free(Server *srv)
+{
+    server_kill(srv, SIGTERM);
+    unlink(srv->path);
+    g_assert_cmpint(rmdir(srv->dir), ==, 0);
+    g_free(srv->path);
+    g_free(srv->dir);
+    g_free(srv);
+}
+
+/* The fake server */
+
+#define MAX_FDS 4
+
+typedef struct Message {
+    uint8_t bytes[24];
+    size_t len;
+    int fds[MAX_FDS];
+    unsigned nfds;
+} Message;
+
+typedef struct FakeServer {
+    char *dir;
+    char *path;
+    int listener;
+    int conn;
+    int shm;
+    GArray *fds;        /* whatever it created, to be closed in the end */
+    GArray *script;     /* what it says as soon as a client connects */
+    bool hang_up;       /* and then closes the connection */
+    bool synced;        /* by fake_sync() */
+    GThread *thread;
+} FakeServer;
+
+static int fake_own(FakeServer *srv, int fd)
+{
+    g_assert_cmpint(fd, >=, 0);
+    g_array_append_val(srv->fds, fd);
+    return fd;
+}
+
+static int fake_memory(FakeServer *srv, off_t size)
+{
+    int fd = fake_own(srv, memfd_create("ivshmem-flat-test", MFD_CLOEXEC));
+
+    g_assert_cmpint(ftruncate(fd, size), ==, 0);
+    return fd;
+}
+
+static int fake_eventfd(FakeServer *srv)
+{
+    return fake_own(srv, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
+
+static FakeServer *fake_new(void)
+{
+    FakeServer *srv = g_new0(FakeServer, 1);
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+
+    srv->fds = g_array_new(false, false, sizeof(int));
+    srv->script = g_array_new(false, false, sizeof(Message));
+    srv->dir = g_dir_make_tmp("ivshmem-flat-test-XXXXXX", NULL);
+    g_assert_nonnull(srv->dir);
+    srv->path = g_build_filename(srv->dir, "socket", NULL);
+    g_assert_cmpint(strlen(srv->path), <, sizeof(addr.sun_path));
+    strcpy(addr.sun_path, srv->path);
+    srv->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    g_assert_cmpint(bind(srv->listener, (struct sockaddr *)&addr,
+                         sizeof(addr)), ==, 0);
+    g_assert_cmpint(listen(srv->listener, 1), ==, 0);
+    srv->conn = -1;
+    srv->shm = fake_memory(srv, SHMEM_SIZE);
+    return srv;
+}
+
+static Message message(int64_t value, unsigned nfds, const int *fds)
+{
+    Message m = { .len = sizeof(value), .nfds = nfds };
+
+    stq_le_p(m.bytes, value);
+    g_assert_cmpint(nfds, <=, MAX_FDS);
+    memcpy(m.fds, fds, nfds * sizeof(fds[0]));
+    return m;
+}
+
+/* Returns whether the client is still there to be told. */
+static bool fake_transmit(int conn, const Message *m)
+{
+    struct iovec iov = { .iov_base = (void *)m->bytes, .iov_len = m->len };
+    union {
+        struct cmsghdr align;
+        char buf[CMSG_SPACE(MAX_FDS * sizeof(int))];
+    } control = {};
+    struct msghdr hdr = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+    if (m->nfds) {
+        struct cmsghdr *cmsg;
+
+        hdr.msg_control = control.buf;
+        hdr.msg_controllen = CMSG_SPACE(m->nfds * sizeof(int));
+        cmsg = CMSG_FIRSTHDR(&hdr);
+        cmsg->cmsg_level = SOL_SOCKET;
+        cmsg->cmsg_type = SCM_RIGHTS;
+        cmsg->cmsg_len = CMSG_LEN(m->nfds * sizeof(int));
+        memcpy(CMSG_DATA(cmsg), m->fds, m->nfds * sizeof(int));
+    }
+    return sendmsg(conn, &hdr, MSG_NOSIGNAL) == m->len;
+}
+
+/* Before the machine starts: what is said on connect. */
+static void fake_script(FakeServer *srv, Message m)
+{
+    g_array_append_val(srv->script, m);
+}
+
+static void fake_script_id(FakeServer *srv, int64_t value)
+{
+    fake_script(srv, message(value, 0, NULL));
+}
+
+static void fake_script_fd(FakeServer *srv, int64_t value, int fd)
+{
+    fake_script(srv, message(value, 1, &fd));
+}
+
+static void fake_script_greeting(FakeServer *srv, int64_t id)
+{
+    fake_script_id(srv, 0);
+    fake_script_id(srv, id);
+    fake_script_fd(srv, -1, srv->shm);
+}
+
+/* Returns the new vector's eventfd. */
+static int fake_script_vector(FakeServer *srv, int64_t id)
+{
+    int fd = fake_eventfd(srv);
+
+    fake_script_fd(srv, id, fd);
+    return fd;
+}
+
+/* While the machine runs. */
+static void fake_send(FakeServer *srv, Message m)
+{
+    g_assert_true(fake_transmit(srv->conn, &m));
+}
+
+static void fake_send_gone(FakeServer *srv, int64_t id)
+{
+    fake_send(srv, message(id, 0, NULL));
+}
+
+static void fake_send_fd(FakeServer *srv, int64_t id, int fd)
+{
+    fake_send(srv, message(id, 1, &fd));
+}
+
+static int fake_send_vector(FakeServer *srv, int64_t id)
+{
+    int fd = fake_eventfd(srv);
+
+    fake_send_fd(srv, id, fd);
+    return fd;
+}
+
+static void fake_hang_up(FakeServer *srv)
+{
+    close(srv->conn);
+    srv->conn = -1;
+}
+
+static void *fake_thread(void *opaque)
+{
+    FakeServer *srv = opaque;
+
+    srv->conn = accept4(srv->listener, NULL, NULL, SOCK_CLOEXEC);
+    for (guint i = 0; srv->conn >= 0 && i < srv->script->len; i++) {
+        if (!fake_transmit(srv->conn, &g_array_index(srv->script, Message,
+                                                     i))) {
+            break;
+        }
+    }
+    if (srv->hang_up) {
+        fake_hang_up(srv);
+    }
+    return NULL;
+}
+
+/* Between these two, a client may connect. */
+static void fake_start(FakeServer *srv)
+{
+    srv->thread = g_thread_new("fake-server", fake_thread, srv);
+}
+
+static void fake_join(FakeServer *srv)
+{
+    shutdown(srv->listener, SHUT_RDWR); /* in case that no client came */
+    g_thread_join(g_steal_pointer(&srv->thread));
+}
+
+static void fake_free(FakeServer *srv)
+{
+    for (guint i = 0; i < srv->fds->len; i++) {
+        close(g_array_index(srv->fds, int, i));
+    }
+    if (srv->conn >= 0) {
+        close(srv->conn);
+    }
+    close(srv->listener);
+    unlink(srv->path);
+    g_assert_cmpint(rmdir(srv->dir), ==, 0);
+    g_array_free(srv->fds, true);
+    g_array_free(srv->script, true);
+    g_free(srv->path);
+    g_free(srv->dir);
+    g_free(srv);
+}
+
+/* How often the eventfd was rung since we last asked. */
+static uint64_t rung(int fd)
+{
+    uint64_t count = 0;
+    ssize_t len;
+
+    /* A QEMU that received the fd has made it blocking, for us too. */
+    g_assert_cmpint(fcntl(fd, F_SETFL, O_NONBLOCK), ==, 0);
+    len = read(fd, &count, sizeof(count));
+    g_assert_true(len == sizeof(count) || (len < 0 && errno == EAGAIN));
+    return count;
+}
+
+static void interrupt(int fd)
+{
+    uint64_t one = 1;
+
+    g_assert_cmpint(write(fd, &one, sizeof(one)), ==, sizeof(one));
+}
+
+/* Machines */
+
+static QTestState *G_GNUC_PRINTF(2, 3)
+machine(const char *path, const char *fmt, ...)
+{
+    g_autofree char *args = NULL;
+    va_list ap;
+
+    va_start(ap, fmt);
+    args = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    return qtest_initf("-chardev socket,id=ivshmem,path=%s %s", path, args);
+}
+
+/* The machine that most tests use. */
+static QTestState *wired_machine(const char *path)
+{
+    return machine(path, "-machine mps2-an385 "
+                   "-device ivshmem-flat,chardev=ivshmem," AT "," WIRED);
+}
+
+static QTestState *fake_machine(FakeServer *srv)
+{
+    QTestState *qts;
+
+    fake_start(srv);
+    qts = wired_machine(srv->path);
+    fake_join(srv);
+    return qts;
+}
+
+static bool pending(QTestState *qts, unsigned input)
+{
+    return qtest_readl(qts, NVIC_ISPR + input / 32 * 4) & BIT(input % 32);
+}
+
+static void wait_interrupt(QTestState *qts, unsigned input)
+{
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+
+    while (!pending(qts, input)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(100);
+    }
+    qtest_writel(qts, NVIC_ICPR + input / 32 * 4, BIT(input % 32));
+}
+
+/* Ring until the eventfd moves: then the announcement has been read. */
+static void wait_known(QTestState *qts, unsigned peer, unsigned vector, int fd)
+{
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+
+    do {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        qtest_writel(qts, DOORBELL, doorbell(peer, vector));
+    } while (!rung(fd));
+}
+
+/*
+ * All that the server has sent so far has been read: messages come in order.
+ * Peer 65535 is for that alone, and new each time.
+ */
+static void fake_sync(FakeServer *srv, QTestState *qts)
+{
+    if (srv->synced) {
+        fake_send_gone(srv, 65535);
+    }
+    srv->synced = true;
+    wait_known(qts, 65535, 0, fake_send_vector(srv, 65535));
+}
+
+/* Machines that are not to start, and what QEMU says on stderr */
+
+typedef struct Output {
+    char *text;
+    int status;
+} Output;
+
+static void output_free(Output out)
+{
+    g_free(out.text);
+}
+
+/* Run QEMU to its end, or until @stop appears in what it says. */
+static Output G_GNUC_PRINTF(2, 3)
+run_qemu(const char *stop, const char *fmt, ...)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+    g_autofree char *args = NULL;
+    g_autofree char *command = NULL;
+    char *argv[] = { (char *)"/bin/sh", (char *)"-c", NULL, NULL };
+    g_autoptr(GError) error = NULL;
+    Output out = {};
+    va_list ap;
+    GPid pid;
+    int fd;
+
+    va_start(ap, fmt);
+    args = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    command = g_strdup_printf("exec %s -display none -audio none "
+                              "-accel qtest %s 2>&1 </dev/null",
+                              g_getenv("QTEST_QEMU_BINARY"), args);
+    argv[2] = command;
+    g_test_message("running %s", command);
+    g_assert_true(g_spawn_async_with_pipes(NULL, argv, NULL,
+                                           G_SPAWN_DO_NOT_REAP_CHILD, NULL,
+                                           NULL, &pid, NULL, &fd, NULL,
+                                           &error));
+    while (true) {
+        gint64 left = (deadline - g_get_monotonic_time()) / 1000;
+        GPollFD pfd = { .fd = fd, .events = G_IO_IN };
+        char buf[512];
+        ssize_t len;
+
+        if (left <= 0 || g_poll(&pfd, 1, left) != 1) {
+            kill(pid, SIGKILL);
+            break;
+        }
+        len = read(fd, buf, sizeof(buf));
+        if (len <= 0) {
+            break;
+        }
+        g_string_append_len(text, buf, len);
+        if (stop && strstr(text->str, stop)) {
+            kill(pid, SIGTERM);
+            stop = NULL;
+        }
+    }
+    close(fd);
+    g_assert_cmpint(waitpid(pid, &out.status, 0), ==, pid);
+    g_spawn_close_pid(pid);
+    out.text = g_strdup(text->str);
+    g_test_message("QEMU said: %s", out.text);
+    return out;
+}
+
+/* Start-up must fail with one line that has @expected in it. */
+static void G_GNUC_PRINTF(2, 3)
+assert_refused(const char *expected, const char *fmt, ...)
+{
+    g_autofree char *args = NULL;
+    va_list ap;
+    Output out;
+
+    va_start(ap, fmt);
+    args = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    out = run_qemu(NULL, "%s", args);
+    g_assert_true(WIFEXITED(out.status));
+    g_assert_cmpint(WEXITSTATUS(out.status), ==, 1);
+    if (!strstr(out.text, expected)) {
+        g_test_message("expected: %s", expected);
+        g_assert_cmpstr(out.text, ==, expected);
+    }
+    g_assert_true(strchr(out.text, '\n') == out.text + strlen(out.text) - 1);
+    output_free(out);
+}
+
+/*
+ * Registers
+ *
+ * docs/specs/ivshmem-spec.rst, "PCI device registers", with what QEMU's PCI
+ * device answers where the specification leaves it open.
+ */
+
+typedef struct Access {
+    enum { READ, WRITE } kind;
+    unsigned size;
+    unsigned offset;
+    uint64_t value;
+} Access;
+
+static uint64_t read_size(QTestState *qts, uint64_t addr, unsigned size)
+{
+    switch (size) {
+    case 1:
+        return qtest_readb(qts, addr);
+    case 2:
+        return qtest_readw(qts, addr);
+    case 4:
+        return qtest_readl(qts, addr);
+    default:
+        return qtest_readq(qts, addr);
+    }
+}
+
+static void write_size(QTestState *qts, uint64_t addr, unsigned size,
+                       uint64_t value)
+{
+    switch (size) {
+    case 1:
+        qtest_writeb(qts, addr, value);
+        break;
+    case 2:
+        qtest_writew(qts, addr, value);
+        break;
+    case 4:
+        qtest_writel(qts, addr, value);
+        break;
+    default:
+        qtest_writeq(qts, addr, value);
+        break;
+    }
+}
+
+static void check_accesses(const Access *accesses, size_t n)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+
+    fake_script_greeting(srv, 0x1234);
+    fake_script_vector(srv, 0x1234);
+    qts = fake_machine(srv);
+    for (size_t i = 0; i < n; i++) {
+        const Access *a = &accesses[i];
+
+        if (a->kind == WRITE) {
+            write_size(qts, IOMEM + a->offset, a->size, a->value);
+        } else {
+            g_test_message("step %zu: read %u bytes at 0x%x", i, a->size,
+                           a->offset);
+            g_assert_cmphex(read_size(qts, IOMEM + a->offset, a->size), ==,
+                            a->value);
+        }
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+static void test_registers_on_reset(void)
+{
+    static const Access accesses[] = {
+        { READ, 4, 0x00, 0 },
+        { READ, 4, 0x04, 0 },
+        { READ, 4, 0x08, 0x1234 },
+        { READ, 4, 0x0c, 0 },
+        { READ, 4, 0x10, 0 },
+        { READ, 4, 0xfc, 0 },
+    };
+
+    check_accesses(accesses, ARRAY_SIZE(accesses));
+}
+
+static void test_registers_intrmask(void)
+{
+    static const Access accesses[] = {
+        { WRITE, 4, 0x00, 0x89abcdef },
+        { READ, 4, 0x00, 0x89abcdef },
+        { READ, 4, 0x00, 0x89abcdef },
+        { READ, 4, 0x04, 0 },
+        { WRITE, 4, 0x00, 0 },
+        { READ, 4, 0x00, 0 },
+    };
+
+    check_accesses(accesses, ARRAY_SIZE(accesses));
+}
+
+/* "Reading the register clears it." */
+static void test_registers_intrstatus(void)
+{
+    static const Access accesses[] = {
+        { WRITE, 4, 0x04, 0x89abcdef },
+        { READ, 4, 0x00, 0 },
+        { READ, 4, 0x04, 0x89abcdef },
+        { READ, 4, 0x04, 0 },
+    };
+
+    check_accesses(accesses, ARRAY_SIZE(accesses));
+}
+
+static void test_registers_ivposition(void)
+{
+    static const Access accesses[] = {
+        { WRITE, 4, 0x08, 0xffffffff },
+        { READ, 4, 0x08, 0x1234 },
+    };
+
+    check_accesses(accesses, ARRAY_SIZE(accesses));
+}
+
+static void test_registers_reserved(void)
+{
+    Access accesses[2 * (0x100 - 0x10) / 4];
+    unsigned n = 0;
+
+    for (unsigned offset = 0x10; offset < 0x100; offset += 4) {
+        accesses[n++] = (Access) { WRITE, 4, offset, 0xffffffff };
+        accesses[n++] = (Access) { READ, 4, offset, 0 };
+    }
+    check_accesses(accesses, n);
+}
+
+/* A narrower read returns the right bytes, a narrower write replaces them. */
+static void test_registers_narrow(void)
+{
+    static const Access accesses[] = {
+        { WRITE, 4, 0x00, 0x89abcdef },
+        { READ, 1, 0x00, 0xef },
+        { READ, 1, 0x01, 0xcd },
+        { READ, 1, 0x02, 0xab },
+        { READ, 1, 0x03, 0x89 },
+        { READ, 2, 0x00, 0xcdef },
+        { READ, 2, 0x02, 0x89ab },
+        { WRITE, 1, 0x01, 0x11 },
+        { READ, 4, 0x00, 0x89ab11ef },
+        { WRITE, 2, 0x02, 0x2233 },
+        { READ, 4, 0x00, 0x223311ef },
+        { READ, 1, 0x08, 0x34 },
+        { READ, 1, 0x09, 0x12 },
+        { READ, 2, 0x0a, 0 },
+        { WRITE, 4, 0x04, 0x89abcdef },
+        { WRITE, 1, 0x07, 0x44 },
+        { READ, 2, 0x06, 0x44ab },
+        { READ, 4, 0x04, 0 },
+        { READ, 1, 0xff, 0 },
+    };
+
+    check_accesses(accesses, ARRAY_SIZE(accesses));
+}
+
+/* The bus makes two accesses of one of 64 bits, the lower address first. */
+static void test_registers_wide(void)
+{
+    static const Access accesses[] = {
+        { WRITE, 8, 0x00, 0x0123456789abcdef },
+        { READ, 8, 0x00, 0x0123456789abcdef },
+        { READ, 8, 0x00, 0x89abcdef },
+        { READ, 8, 0x08, 0x1234 },
+        { READ, 8, 0xf8, 0 },
+    };
+
+    check_accesses(accesses, ARRAY_SIZE(accesses));
+}
+
+static void test_registers_after_system_reset(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+
+    fake_script_greeting(srv, 3);
+    fake_script_vector(srv, 3);
+    qts = fake_machine(srv);
+    qtest_writel(qts, INTRMASK, 0xffffffff);
+    qtest_writel(qts, INTRSTATUS, 0xffffffff);
+
+    qtest_system_reset(qts);
+
+    g_assert_cmphex(qtest_readl(qts, INTRMASK), ==, 0);
+    g_assert_cmphex(qtest_readl(qts, INTRSTATUS), ==, 0);
+    g_assert_cmphex(qtest_readl(qts, IVPOSITION), ==, 3);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* Shared memory */
+
+static void fill(uint8_t *buf, size_t size, uint8_t seed)
+{
+    for (size_t i = 0; i < size; i++) {
+        buf[i] = seed + i + i / 256;
+    }
+}
+
+/* Byte for byte, at the first and at the last page, in both directions. */
+static void test_shmem_between_machines(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    QTestState *a = wired_machine(srv->path);
+    QTestState *b = wired_machine(srv->path);
+    const uint64_t pages[] = { SHMEM, SHMEM + SHMEM_SIZE - 4096 };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(pages); i++) {
+        uint8_t out[4096], in[4096];
+
+        fill(out, sizeof(out), 1 + i);
+        qtest_memwrite(a, pages[i], out, sizeof(out));
+        qtest_memread(b, pages[i], in, sizeof(in));
+        g_assert_cmpmem(in, sizeof(in), out, sizeof(out));
+
+        fill(out, sizeof(out), 101 + i);
+        qtest_memwrite(b, pages[i], out, sizeof(out));
+        qtest_memread(a, pages[i], in, sizeof(in));
+        g_assert_cmpmem(in, sizeof(in), out, sizeof(out));
+    }
+    qtest_quit(a);
+    qtest_quit(b);
+    server_free(srv);
+}
+
+/* What the guest stores is in the server's object, and nothing behind it. */
+static void test_shmem_is_the_servers_object(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    uint32_t *map;
+
+    fake_script_greeting(srv, 0);
+    fake_script_vector(srv, 0);
+    qts = fake_machine(srv);
+    map = mmap(NULL, SHMEM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, srv->shm,
+               0);
+    g_assert_true(map != MAP_FAILED);
+
+    qtest_writel(qts, SHMEM, 0x11223344);
+    qtest_writel(qts, SHMEM + SHMEM_SIZE - 4, 0x55667788);
+    g_assert_cmphex(le32_to_cpu(map[0]), ==, 0x11223344);
+    g_assert_cmphex(le32_to_cpu(map[SHMEM_SIZE / 4 - 1]), ==, 0x55667788);
+    map[1] = cpu_to_le32(0x99aabbcc);
+    g_assert_cmphex(qtest_readl(qts, SHMEM + 4), ==, 0x99aabbcc);
+
+    munmap(map, SHMEM_SIZE);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* Doorbells and interrupts */
+
+static void test_doorbell_to_itself(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    QTestState *qts = wired_machine(srv->path);
+    unsigned id = qtest_readl(qts, IVPOSITION);
+
+    g_assert_false(pending(qts, INPUT));
+    for (int i = 0; i < 3; i++) {
+        qtest_writel(qts, DOORBELL, doorbell(id, 0));
+        wait_interrupt(qts, INPUT);
+    }
+    qtest_quit(qts);
+    server_free(srv);
+}
+
+static void test_doorbell_between_machines(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    QTestState *a = wired_machine(srv->path);
+    QTestState *b = wired_machine(srv->path);
+    unsigned id_a = qtest_readl(a, IVPOSITION);
+    unsigned id_b = qtest_readl(b, IVPOSITION);
+
+    g_assert_cmpint(id_a, !=, id_b);
+
+    /* B has been told of A before it started. */
+    qtest_writel(b, DOORBELL, doorbell(id_a, 0));
+    wait_interrupt(a, INPUT);
+    g_assert_false(pending(b, INPUT));
+
+    /* A was told of B before B was told its own vectors. */
+    qtest_writel(a, DOORBELL, doorbell(id_b, 0));
+    wait_interrupt(b, INPUT);
+    g_assert_false(pending(a, INPUT));
+
+    qtest_quit(a);
+    qtest_quit(b);
+    server_free(srv);
+}
+
+static void test_doorbell_moves_the_addressed_eventfd_only(void)
+{
+    FakeServer *srv = fake_new();
+    int fds[2][3], own;
+    QTestState *qts;
+
+    fake_script_greeting(srv, 5);
+    for (unsigned peer = 0; peer < 2; peer++) {
+        for (unsigned vector = 0; vector < 3; vector++) {
+            fds[peer][vector] = fake_script_vector(srv, peer);
+        }
+    }
+    own = fake_script_vector(srv, 5);
+    qts = fake_machine(srv);
+
+    for (unsigned peer = 0; peer < 2; peer++) {
+        for (unsigned vector = 0; vector < 3; vector++) {
+            qtest_writel(qts, DOORBELL, doorbell(peer, vector));
+            for (unsigned p = 0; p < 2; p++) {
+                for (unsigned v = 0; v < 3; v++) {
+                    g_assert_cmpint(rung(fds[p][v]), ==,
+                                    p == peer && v == vector);
+                }
+            }
+            g_assert_cmpint(rung(own), ==, 0);
+        }
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* "If the peer isn't connected, or has fewer vectors, the write is ignored." */
+static void test_doorbell_to_nobody_is_ignored(void)
+{
+    static const uint32_t values[] = {
+        0x00000001, 0x000000ff, 0x00000100, 0x0000ffff, /* no such vector */
+        0x00010000, 0x00020000, 0x7fff0000, 0xffff0000, /* no such peer */
+        0x00050001, 0x00050100, 0xffffffff,
+    };
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int peer, own;
+
+    fake_script_greeting(srv, 5);
+    peer = fake_script_vector(srv, 0);
+    own = fake_script_vector(srv, 5);
+    qts = fake_machine(srv);
+    for (unsigned i = 0; i < ARRAY_SIZE(values); i++) {
+        qtest_writel(qts, DOORBELL, values[i]);
+        g_assert_cmpint(rung(peer), ==, 0);
+        g_assert_cmpint(rung(own), ==, 0);
+    }
+    g_assert_false(pending(qts, INPUT));
+
+    /* And the device goes on. */
+    qtest_writel(qts, DOORBELL, doorbell(0, 0));
+    g_assert_cmpint(rung(peer), ==, 1);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* A lone byte would ring peer 0 if it were extended to a word. */
+static void test_doorbell_needs_32_bits(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int peer;
+
+    fake_script_greeting(srv, 5);
+    peer = fake_script_vector(srv, 0);
+    fake_script_vector(srv, 5);
+    qts = fake_machine(srv);
+    for (unsigned size = 1; size <= 2; size++) {
+        for (unsigned i = 0; i < 4; i += size) {
+            write_size(qts, DOORBELL + i, size, 0);
+        }
+    }
+    g_assert_cmpint(rung(peer), ==, 0);
+
+    /* The upper half of 64 bits is 32 of them. */
+    qtest_writeq(qts, IVPOSITION, 0);
+    g_assert_cmpint(rung(peer), ==, 1);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/*
+ * A full counter blocks a write, and each QEMU that joins makes the eventfd
+ * blocking for all. The machine must not stop.
+ */
+static void test_doorbell_to_a_full_counter(void)
+{
+    const uint64_t full = UINT64_MAX - 1;
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int peer;
+
+    fake_script_greeting(srv, 5);
+    peer = fake_script_vector(srv, 0);
+    fake_script_vector(srv, 5);
+    qts = fake_machine(srv);
+    g_assert_cmpint(write(peer, &full, sizeof(full)), ==, sizeof(full));
+    g_assert_cmpint(fcntl(peer, F_SETFL, 0), ==, 0);
+
+    qtest_writel(qts, DOORBELL, doorbell(0, 0));
+    g_assert_cmphex(qtest_readl(qts, IVPOSITION), ==, 5);
+
+    g_assert_cmphex(rung(peer), ==, full);
+    qtest_writel(qts, DOORBELL, doorbell(0, 0));
+    g_assert_cmpint(rung(peer), ==, 1);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+static void test_interrupt_from_a_peer(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int own;
+
+    fake_script_greeting(srv, 5);
+    own = fake_script_vector(srv, 5);
+    qts = fake_machine(srv);
+    for (int i = 0; i < 3; i++) {
+        interrupt(own);
+        wait_interrupt(qts, INPUT);
+        g_assert_cmpint(rung(own), ==, 0); /* the device has drained it */
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* "If the client is configured for fewer vectors, it closes the extra" */
+static void test_interrupt_of_an_extra_vector_is_not_served(void)
+{
+    FakeServer *srv = fake_new();
+    int own, extra[100];
+    QTestState *qts;
+
+    fake_script_greeting(srv, 5);
+    own = fake_script_vector(srv, 5);
+    for (unsigned i = 0; i < ARRAY_SIZE(extra); i++) {
+        extra[i] = fake_script_vector(srv, 5);
+        interrupt(extra[i]);
+    }
+    qts = fake_machine(srv);
+    fake_sync(srv, qts);
+    interrupt(own);
+    wait_interrupt(qts, INPUT);
+    for (unsigned i = 0; i < ARRAY_SIZE(extra); i++) {
+        g_assert_cmpint(rung(extra[i]), ==, 1);
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* No lost doorbell */
+
+#define AHEAD 100   /* messages to read before the one that matters */
+
+/*
+ * The guest rings a peer that the server has announced in the socket, behind
+ * other messages. It rings once.
+ */
+static void test_doorbell_to_an_announced_peer_arrives(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+
+    fake_script_greeting(srv, 5);
+    fake_script_vector(srv, 5);
+    qts = fake_machine(srv);
+    for (unsigned peer = 1000; peer < 1020; peer++) {
+        gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+        int filler = fake_eventfd(srv);
+        int fd;
+
+        for (unsigned i = 0; i < AHEAD; i += 2) {
+            fake_send_fd(srv, 2000, filler);
+            fake_send_gone(srv, 2000);
+        }
+        fd = fake_send_vector(srv, peer);
+        qtest_writel(qts, DOORBELL, doorbell(peer, 0));
+        while (!rung(fd)) {
+            g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+            g_usleep(100);
+        }
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* A machine's first instruction can ring whoever was there before it. */
+static void test_doorbell_first_thing_arrives(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int fd[AHEAD];
+
+    fake_script_greeting(srv, 5000);
+    for (unsigned i = 0; i < AHEAD; i++) {
+        fd[i] = fake_script_vector(srv, i);
+    }
+    fake_script_vector(srv, 5000);
+    qts = fake_machine(srv);
+    for (unsigned i = 0; i < AHEAD; i++) {
+        qtest_writel(qts, DOORBELL, doorbell(i, 0));
+        g_assert_cmpint(rung(fd[i]), ==, 1);
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* A doorbell does not wait for a peer that is announced after it was rung. */
+static void test_doorbell_to_a_later_peer_is_dropped(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int fd;
+
+    fake_script_greeting(srv, 5);
+    fake_script_vector(srv, 5);
+    qts = fake_machine(srv);
+    for (unsigned i = 0; i < AHEAD; i++) {
+        fake_send_vector(srv, 2000 + i);
+    }
+    qtest_writel(qts, DOORBELL, doorbell(7, 0));
+    fake_sync(srv, qts);
+    fd = fake_send_vector(srv, 7);
+    fake_sync(srv, qts);
+    g_assert_cmpint(rung(fd), ==, 0);
+
+    qtest_writel(qts, DOORBELL, doorbell(7, 0));
+    g_assert_cmpint(rung(fd), ==, 1);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* More doorbells than are kept: the first 64 arrive, whatever the timing. */
+static void test_doorbells_to_many_announced_peers(void)
+{
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+    FakeServer *srv = fake_new();
+    unsigned arrived = 0;
+    QTestState *qts;
+    int fd[70];
+
+    fake_script_greeting(srv, 5);
+    fake_script_vector(srv, 5);
+    qts = fake_machine(srv);
+    for (unsigned i = 0; i < AHEAD; i++) {
+        fake_send_vector(srv, 2000 + i);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(fd); i++) {
+        fd[i] = fake_send_vector(srv, 100 + i);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(fd); i++) {
+        qtest_writel(qts, DOORBELL, doorbell(100 + i, 0));
+        qtest_writel(qts, DOORBELL, doorbell(100 + i, 0));
+    }
+    while (arrived < 64) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        for (unsigned i = 0; i < ARRAY_SIZE(fd); i++) {
+            arrived += !!rung(fd[i]);
+        }
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* No interrupt wired: notification is off both ways, memory is there. */
+
+static void test_no_interrupt(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int peer, own;
+
+    fake_script_greeting(srv, 5);
+    peer = fake_script_vector(srv, 0);
+    own = fake_script_vector(srv, 5);
+    interrupt(own);
+    fake_start(srv);
+    qts = machine(srv->path, "-machine mps2-an385 "
+                  "-device ivshmem-flat,chardev=ivshmem," AT);
+    fake_join(srv);
+
+    g_assert_cmphex(qtest_readl(qts, IVPOSITION), ==, 0);
+    qtest_writel(qts, DOORBELL, doorbell(0, 0));
+    qtest_writel(qts, DOORBELL, doorbell(5, 0));
+    g_assert_cmpint(rung(peer), ==, 0);
+    qtest_writel(qts, SHMEM, 0x12345678);
+    g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
+    qtest_quit(qts);
+
+    g_assert_cmpint(rung(own), ==, 1); /* nobody has drained it */
+    fake_free(srv);
+}
+
+static void test_no_interrupt_warns_once(void)
+{
+    FakeServer *srv = fake_new();
+    Output out;
+
+    fake_script_greeting(srv, 5);
+    fake_script_vector(srv, 5);
+    fake_start(srv);
+    out = run_qemu("qom-tree", "-machine mps2-an385 "
+                   "-chardev socket,id=ivshmem,path=%s "
+                   "-device ivshmem-flat,id=ivs,chardev=ivshmem," AT,
+                   srv->path);
+    fake_join(srv);
+    g_assert_nonnull(strstr(out.text, "/machine/peripheral/ivs: interrupts "
+                                      "are disabled"));
+    g_assert_nonnull(strstr(out.text, "x-irq-qompath=PATH wires one"));
+    g_assert_null(strstr(strstr(out.text, "disabled") + 1, "disabled"));
+    output_free(out);
+    fake_free(srv);
+}
+
+/* Properties */
+
+static const char sock_args[] = "-machine mps2-an385 "
+                                "-chardev socket,id=ivshmem,path=%s "
+                                "-device ivshmem-flat,chardev=ivshmem%s";
+
+/* The server is a good one, the properties are not. */
+static void test_properties_refused(void)
+{
+    static const struct {
+        const char *properties;
+        const char *expected;
+    } cases[] = {
+        { "", "x-bus-address-iomem and x-bus-address-shmem are not set" },
+        { ",x-bus-address-iomem=0x50000000",
+          "x-bus-address-iomem is set and x-bus-address-shmem is not" },
+        { ",x-bus-address-shmem=0x70000000",
+          "x-bus-address-shmem is set and x-bus-address-iomem is not" },
+        { ",x-bus-address-iomem=0x50000002,x-bus-address-shmem=0x70000000",
+          "x-bus-address-iomem: 0x50000002 is not aligned" },
+        { ",x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x70000800",
+          "x-bus-address-shmem: 0x70000800 is not aligned" },
+        { ",x-bus-address-iomem=0x40004000,x-bus-address-shmem=0x70000000",
+          "x-bus-address-iomem: 0x40004000-0x400040ff is not free, 'uart'" },
+        { ",x-bus-address-iomem=0x20000000,x-bus-address-shmem=0x70000000",
+          "is not free, 'mps.ssram23'" },
+        { ",x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x3ff00000",
+          "x-bus-address-shmem: 0x3ff00000-0x402fffff is not free, "
+          "'cmsdk-apb-timer'" },
+        /* the CPU has something in front of it */
+        { ",x-bus-address-iomem=0x42000000,x-bus-address-shmem=0x70000000",
+          "is not free, 'bitband' of /machine/armv7m/bitband[1]" },
+        { ",x-bus-address-iomem=0xe000e100,x-bus-address-shmem=0x70000000",
+          "is not free, 'nvic_sysregs'" },
+        { ",x-bus-address-iomem=0x70001000,x-bus-address-shmem=0x70000000",
+          "x-bus-address-iomem: 0x70001000 is inside the shared memory" },
+        { ",x-bus-address-iomem=0x50000000"
+          ",x-bus-address-shmem=0xffffffffffff0000",
+          "x-bus-address-shmem: 0xffffffffffff0000 leaves no room for "
+          "0x400000 bytes" },
+        { "," AT ",shmem-size=8M",
+          "server sent shared memory of 4194304 bytes, "
+          "expected shmem-size 8388608" },
+        { "," AT ",shmem-size=0", "shmem-size is 0" },
+        { "," AT ",shmem-size=many", "shmem-size" },
+        { "," AT ",x-irq-qompath=/machine/nothing",
+          "x-irq-qompath: '/machine/nothing' does not exist" },
+        { "," AT ",x-irq-qompath=", "x-irq-qompath: '' " },
+        { "," AT ",x-irq-qompath=/machine/armv7m/nvic",
+          "x-irq-qompath: '/machine/armv7m/nvic' is of type armv7m_nvic" },
+        { "," AT ",'x-irq-qompath=unnamed-gpio-in[3]'",
+          "x-irq-qompath: 'unnamed-gpio-in[3]' is ambiguous" },
+        { "," AT ",vectors=0", "vectors is 0, expected 1" },
+        { "," AT ",vectors=2", "vectors is 2, expected 1" },
+        { "," AT ",revision=0", "revision is 0, expected 1" },
+        { "," AT ",revision=2", "revision is 2, expected 1" },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        FakeServer *srv = fake_new();
+
+        fake_script_greeting(srv, 0);
+        fake_script_vector(srv, 0);
+        fake_start(srv);
+        assert_refused(cases[i].expected, sock_args, srv->path,
+                       cases[i].properties);
+        fake_join(srv);
+        fake_free(srv);
+    }
+}
+
+static void test_property_chardev(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("ivshmem-flat-test-XXXXXX", NULL);
+    g_autofree char *listener = g_build_filename(dir, "listener", NULL);
+
+    assert_refused("property 'chardev' is not set",
+                   "-machine mps2-an385 -device ivshmem-flat," AT);
+    assert_refused("can't find value 'nope'",
+                   "-machine mps2-an385 "
+                   "-device ivshmem-flat,chardev=nope," AT);
+    assert_refused("chardev 'c' is a chardev-null, expected a UNIX socket",
+                   "-machine mps2-an385 -chardev null,id=c "
+                   "-device ivshmem-flat,chardev=c," AT);
+    assert_refused("chardev 'c' listens",
+                   "-machine mps2-an385 "
+                   "-chardev socket,id=c,path=%s,server=on,wait=off "
+                   "-device ivshmem-flat,chardev=c," AT, listener);
+    unlink(listener);
+    assert_refused("Failed to connect",
+                   "-machine mps2-an385 -chardev socket,id=c,path=%s/nobody "
+                   "-device ivshmem-flat,chardev=c," AT, dir);
+    g_assert_cmpint(rmdir(dir), ==, 0);
+}
+
+static void test_property_shmem_size(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    QTestState *qts;
+    QDict *ret;
+
+    qts = machine(srv->path, "-machine mps2-an385 -device ivshmem-flat,"
+                  "id=ivs,chardev=ivshmem," AT "," WIRED ",shmem-size=4M");
+    ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
+                    "'/machine/peripheral/ivs', 'property': 'shmem-size' } }");
+    g_assert_cmpint(qdict_get_int(ret, "return"), ==, SHMEM_SIZE);
+    qobject_unref(ret);
+    ret = qtest_qmp(qts, "{ 'execute': 'qom-set', 'arguments': { 'path': "
+                    "'/machine/peripheral/ivs', 'property': 'shmem-size', "
+                    "'value': 4096 } }");
+    g_assert_true(qdict_haskey(ret, "error"));
+    qobject_unref(ret);
+    qtest_quit(qts);
+    server_free(srv);
+}
+
+/* The two ways to name an input are one. */
+static void test_property_irq_qompath(void)
+{
+    static const char *const wires[] = {
+        "'x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[25]'",
+        "'sysbus-irq[0]=/machine/armv7m/nvic/unnamed-gpio-in[25]'",
+    };
+    Server *srv = server_new(SHMEM_SIZE, 1);
+
+    for (unsigned i = 0; i < ARRAY_SIZE(wires); i++) {
+        QTestState *qts;
+        QDict *ret;
+
+        qts = machine(srv->path, "-machine mps2-an385 -device ivshmem-flat,"
+                      "id=ivs,chardev=ivshmem," AT ",%s", wires[i]);
+        ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
+                        "'/machine/peripheral/ivs', "
+                        "'property': 'x-irq-qompath' } }");
+        g_assert_cmpstr(qdict_get_str(ret, "return"), ==,
+                        "/machine/armv7m/nvic/unnamed-gpio-in[25]");
+        qobject_unref(ret);
+        qtest_writel(qts, DOORBELL,
+                     doorbell(qtest_readl(qts, IVPOSITION), 0));
+        wait_interrupt(qts, 25);
+        g_assert_false(pending(qts, INPUT));
+        qtest_quit(qts);
+    }
+    server_free(srv);
+}
+
+static void test_help(void)
+{
+    static const char *const lines[] = {
+        "chardev=<str>", "x-irq-qompath=<string>",
+        "x-bus-address-iomem=<uint64>", "x-bus-address-shmem=<uint64>",
+        "shmem-size=<size>", "vectors=<uint32>", "revision=<uint32>",
+    };
+    Output out = run_qemu(NULL, "-machine mps2-an385 "
+                          "-device ivshmem-flat,help");
+
+    for (unsigned i = 0; i < ARRAY_SIZE(lines); i++) {
+        const char *line = strstr(out.text, lines[i]);
+
+        g_assert_nonnull(line);
+        g_assert_cmpint(strcspn(line, "-"), <, strcspn(line, "\n"));
+    }
+    g_assert_cmpint(out.status, ==, 0);
+    output_free(out);
+}
+
+/* Several devices on one machine */
+
+#define IOMEM2_OFFSET 0x1000
+#define SHMEM2 0x80000000
+
+static void check_two_devices(Server *first, Server *second)
+{
+    QTestState *qts;
+    unsigned id, id2;
+
+    qts = machine(first->path, "-machine mps2-an385 "
+                  "-device ivshmem-flat,chardev=ivshmem," AT "," WIRED
+                  " -chardev socket,id=ivshmem2,path=%s "
+                  "-device ivshmem-flat,chardev=ivshmem2,"
+                  "x-bus-address-iomem=0x50001000,"
+                  "x-bus-address-shmem=0x80000000,"
+                  "'x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[17]'",
+                  second->path);
+    id = qtest_readl(qts, IVPOSITION);
+    id2 = qtest_readl(qts, IVPOSITION + IOMEM2_OFFSET);
+
+    qtest_writel(qts, SHMEM, 0x11111111);
+    qtest_writel(qts, SHMEM2 + 4, 0x22222222);
+    g_assert_cmphex(qtest_readl(qts, SHMEM2), ==,
+                    first == second ? 0x11111111 : 0);
+    g_assert_cmphex(qtest_readl(qts, SHMEM + 4), ==,
+                    first == second ? 0x22222222 : 0);
+
+    qtest_writel(qts, DOORBELL, doorbell(id, 0));
+    wait_interrupt(qts, 16);
+    g_assert_false(pending(qts, 17));
+    qtest_writel(qts, DOORBELL + IOMEM2_OFFSET, doorbell(id2, 0));
+    wait_interrupt(qts, 17);
+    g_assert_false(pending(qts, 16));
+    if (first == second) {
+        qtest_writel(qts, DOORBELL + IOMEM2_OFFSET, doorbell(id, 0));
+        wait_interrupt(qts, 16);
+    }
+    qtest_quit(qts);
+}
+
+static void test_two_devices_on_one_server(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+
+    check_two_devices(srv, srv);
+    server_free(srv);
+}
+
+static void test_two_devices_on_two_servers(void)
+{
+    Server *first = server_new(SHMEM_SIZE, 1);
+    Server *second = server_new(SHMEM_SIZE, 1);
+
+    check_two_devices(first, second);
+    server_free(first);
+    server_free(second);
+}
+
+static void test_two_devices_in_one_place(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+
+    assert_refused("is not free, 'ivshmem-flat-registers' of "
+                   "/machine/peripheral/first",
+                   "-machine mps2-an385 "
+                   "-chardev socket,id=a,path=%s "
+                   "-chardev socket,id=b,path=%s "
+                   "-device ivshmem-flat,id=first,chardev=a," AT "," WIRED
+                   " -device ivshmem-flat,chardev=b," AT "," WIRED,
+                   srv->path, srv->path);
+    server_free(srv);
+}
+
+/* Boards */
+
+static const char *const boards[] = {
+    "mps2-an385-ivshmem",
+    "mps2-an386-ivshmem",
+    "mps2-an500-ivshmem",
+    "mps2-an511-ivshmem",
+};
+
+static void test_board(const void *board)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    QTestState *qts = machine(srv->path,
+                              "-machine %s,ivshmem-chardev=ivshmem",
+                              (const char *)board);
+    QTestState *peer = wired_machine(srv->path);
+    unsigned id = qtest_readl(qts, IVPOSITION);
+
+    qtest_writel(qts, SHMEM, 0x12345678);
+    qtest_writel(qts, SHMEM + SHMEM_SIZE - 4, 0x9abcdef0);
+    g_assert_cmphex(qtest_readl(peer, SHMEM), ==, 0x12345678);
+    g_assert_cmphex(qtest_readl(peer, SHMEM + SHMEM_SIZE - 4), ==, 0x9abcdef0);
+    qtest_writel(peer, DOORBELL, doorbell(id, 0));
+    wait_interrupt(qts, INPUT);
+    qtest_quit(peer);
+    qtest_quit(qts);
+    server_free(srv);
+}
+
+/* Without ivshmem-chardev it is the plain board. */
+static void test_board_bare(const void *board)
+{
+    QTestState *qts = qtest_initf("-machine %s", (const char *)board);
+    g_autofree char *qtree = qtest_hmp(qts, "info qtree");
+
+    g_assert_nonnull(strstr(qtree, "cmsdk-apb-uart"));
+    g_assert_null(strstr(qtree, "ivshmem"));
+    qtest_quit(qts);
+}
+
+static void test_board_refuses(const void *board)
+{
+    FakeServer *srv = fake_new();
+
+    assert_refused("can't find value 'nope'",
+                   "-machine %s,ivshmem-chardev=nope", (const char *)board);
+
+    fake_script_id(srv, 1);
+    fake_start(srv);
+    assert_refused("chardev 'c': server sent protocol version 1, expected 0",
+                   "-chardev socket,id=c,path=%s "
+                   "-machine %s,ivshmem-chardev=c", srv->path,
+                   (const char *)board);
+    fake_join(srv);
+    fake_free(srv);
+}
+
+static void test_board_help(const void *board)
+{
+    Output out = run_qemu(NULL, "-machine %s,help", (const char *)board);
+
+    g_assert_nonnull(strstr(out.text, "ivshmem-chardev=<string>"));
+    g_assert_cmpint(out.status, ==, 0);
+    output_free(out);
+}
+
+/* The monitor's view */
+
+static void test_monitor_shows_the_device(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    QTestState *qts = wired_machine(srv->path);
+    g_autofree char *qtree = qtest_hmp(qts, "info qtree");
+    g_autofree char *mtree = qtest_hmp(qts, "info mtree -f");
+
+    g_assert_nonnull(strstr(qtree, "dev: ivshmem-flat"));
+    g_assert_nonnull(strstr(qtree, "gpio-out \"sysbus-irq\" 1"));
+    g_assert_nonnull(strstr(mtree, "0000000050000000-00000000500000ff "
+                                   "(prio 0, i/o): ivshmem-flat-registers"));
+    g_assert_nonnull(strstr(mtree, "0000000070000000-00000000703fffff "
+                                   "(prio 0, ram): ivshmem-flat:/machine"));
+    qtest_quit(qts);
+    server_free(srv);
+}
+
+static void test_migration_is_refused(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    QTestState *qts = wired_machine(srv->path);
+    QDict *ret = qtest_qmp(qts, "{ 'execute': 'migrate', 'arguments': "
+                           "{ 'uri': 'exec:cat >/dev/null' } }");
+
+    g_assert_nonnull(strstr(qdict_get_str(qdict_get_qdict(ret, "error"),
+                                          "desc"), "ivshmem-flat"));
+    qobject_unref(ret);
+    qtest_quit(qts);
+    server_free(srv);
+}
+
+/* The greeting: each violation is one line, in seconds */
+
+static void check_greeting(FakeServer *srv, const char *expected)
+{
+    fake_start(srv);
+    assert_refused(expected, sock_args, srv->path, "," AT);
+    fake_join(srv);
+    fake_free(srv);
+}
+
+static void test_greeting_version(void)
+{
+    static const struct {
+        int64_t version;
+        const char *expected;
+    } cases[] = {
+        { 1, "server sent protocol version 1, expected 0" },
+        { -1, "server sent protocol version -1, expected 0" },
+        { INT64_MIN, "server sent protocol version -9223372036854775808" },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        FakeServer *srv = fake_new();
+
+        fake_script_id(srv, cases[i].version);
+        check_greeting(srv, cases[i].expected);
+    }
+}
+
+static void test_greeting_id(void)
+{
+    static const struct {
+        int64_t id;
+        const char *expected;
+    } cases[] = {
+        { -1, "server sent own id -1, expected 0 to 65535" },
+        { 65536, "server sent own id 65536, expected 0 to 65535" },
+        { 1LL << 40, "server sent own id 1099511627776, expected 0 to 65535" },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        FakeServer *srv = fake_new();
+
+        fake_script_id(srv, 0);
+        fake_script_id(srv, cases[i].id);
+        check_greeting(srv, cases[i].expected);
+    }
+}
+
+static void test_greeting_order(void)
+{
+    FakeServer *srv = fake_new();
+
+    fake_script_id(srv, 0);
+    fake_script_id(srv, 3);
+    fake_script_vector(srv, 3);
+    check_greeting(srv, "server sent message 3, expected -1 with the shared "
+                        "memory");
+}
+
+/* fds where none is due, none where one is, several */
+static void test_greeting_fds(void)
+{
+    FakeServer *srv = fake_new();
+    int two[2];
+
+    fake_script_fd(srv, 0, srv->shm);
+    check_greeting(srv, "server sent the protocol version with 1 file "
+                        "descriptors, expected 0");
+
+    srv = fake_new();
+    fake_script_id(srv, 0);
+    fake_script_fd(srv, 3, srv->shm);
+    check_greeting(srv, "server sent the own id with 1 file descriptors, "
+                        "expected 0");
+
+    srv = fake_new();
+    fake_script_id(srv, 0);
+    fake_script_id(srv, 3);
+    fake_script_id(srv, -1);
+    check_greeting(srv, "server sent the shared memory with 0 file "
+                        "descriptors, expected 1");
+
+    srv = fake_new();
+    two[0] = two[1] = srv->shm;
+    fake_script_id(srv, 0);
+    fake_script_id(srv, 3);
+    fake_script(srv, message(-1, 2, two));
+    check_greeting(srv, "server sent the shared memory with 2 file "
+                        "descriptors, expected 1");
+}
+
+static void check_memory(FakeServer *srv, int fd, const char *expected)
+{
+    fake_script_id(srv, 0);
+    fake_script_id(srv, 3);
+    fake_script_fd(srv, -1, fd);
+    check_greeting(srv, expected);
+}
+
+static void test_greeting_memory_kind(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *path = NULL;
+    int fds[2];
+
+    g_assert_cmpint(pipe(fds), ==, 0);
+    fake_own(srv, fds[0]);
+    check_memory(srv, fake_own(srv, fds[1]), "server sent a pipe as shared "
+                 "memory, expected a regular file");
+
+    srv = fake_new();
+    check_memory(srv, srv->listener, "server sent a socket as shared memory");
+
+    srv = fake_new();
+    check_memory(srv, fake_eventfd(srv), "as shared memory, expected a "
+                                         "regular file");
+
+    srv = fake_new();
+    check_memory(srv, fake_own(srv, open(srv->dir, O_RDONLY | O_DIRECTORY)),
+                 "server sent a directory as shared memory");
+
+    srv = fake_new();
+    check_memory(srv, fake_own(srv, open("/dev/null", O_RDWR)),
+                 "server sent a character device as shared memory");
+
+    srv = fake_new();
+    path = g_strdup_printf("/proc/self/fd/%d", srv->shm);
+    check_memory(srv, fake_own(srv, open(path, O_RDONLY | O_CLOEXEC)),
+                 "shared memory that is not open for reading and writing");
+
+    srv = fake_new();
+    g_free(path);
+    path = g_strdup_printf("/proc/self/fd/%d", srv->shm);
+    check_memory(srv, fake_own(srv, open(path, O_WRONLY | O_CLOEXEC)),
+                 "shared memory that is not open for reading and writing");
+}
+
+static void test_greeting_memory_size(void)
+{
+    static const struct {
+        off_t size;
+        const char *expected;
+    } cases[] = {
+        { 0, "shared memory of 0 bytes, expected a multiple of" },
+        { 1, "shared memory of 1 bytes, expected a multiple of" },
+        { 4095, "shared memory of 4095 bytes, expected a multiple of" },
+        { SHMEM_SIZE + 512, "shared memory of 4194816 bytes, expected a" },
+        { 1LL << 45, "shared memory of 35184372088832 bytes, expected a" },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        FakeServer *srv = fake_new();
+
+        check_memory(srv, fake_memory(srv, cases[i].size), cases[i].expected);
+    }
+}
+
+/* The stream ends after each possible number of bytes. */
+static void test_greeting_end_of_stream(void)
+{
+    for (unsigned len = 0; len < 24; len++) {
+        FakeServer *srv = fake_new();
+        g_autofree char *expected = g_strdup_printf(
+            "server closed the connection after %u bytes, expected %s", len,
+            len < 8 ? "the protocol version" :
+            len < 16 ? "the own id" : "the shared memory");
+        Message m = { .len = len };
+
+        memset(m.bytes + 16, 0xff, 8);
+        if (len) {
+            fake_script(srv, m);
+        }
+        srv->hang_up = true;
+        check_greeting(srv, expected);
+    }
+}
+
+static void test_greeting_silence(void)
+{
+    FakeServer *srv = fake_new();
+
+    check_greeting(srv, "server sent 0 bytes in 10 s, expected the protocol "
+                        "version");
+}
+
+static void test_greeting_of_something_else(void)
+{
+    FakeServer *srv = fake_new();
+    Message m = { .bytes = "220 mail ready\r\n", .len = 16 };
+
+    fake_script(srv, m);
+    check_greeting(srv, "server sent protocol version ");
+}
+
+/* Messages are what counts, not how they are cut. */
+static void test_greeting_in_pieces(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    uint64_t words[3] = { 0, cpu_to_le64(7), cpu_to_le64(-1) };
+    int own;
+
+    for (unsigned i = 0; i < sizeof(words); i++) {
+        Message m = { .len = 1 };
+
+        m.bytes[0] = ((uint8_t *)words)[i];
+        if (i == 20) {
+            m.nfds = 1;
+            m.fds[0] = srv->shm;
+        }
+        fake_script(srv, m);
+    }
+    own = fake_script_vector(srv, 7);
+    qts = fake_machine(srv);
+    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 7);
+    qtest_writel(qts, DOORBELL, doorbell(7, 0));
+    wait_interrupt(qts, INPUT);
+    g_assert_cmpint(rung(own), ==, 0);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* Two messages in one write; fds would come with the first of them. */
+static void test_greeting_in_one_write(void)
+{
+    FakeServer *srv = fake_new();
+    Message m = { .len = 16 };
+    QTestState *qts;
+
+    stq_le_p(m.bytes, 0);
+    stq_le_p(m.bytes + 8, 7);
+    fake_script(srv, m);
+    fake_script_fd(srv, -1, srv->shm);
+    fake_script_vector(srv, 7);
+    qts = fake_machine(srv);
+    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 7);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* A server may have no vectors. */
+static void test_greeting_without_vectors(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 0);
+    QTestState *a = wired_machine(srv->path);
+    QTestState *b = wired_machine(srv->path);
+
+    qtest_writel(a, SHMEM, 0x12345678);
+    g_assert_cmphex(qtest_readl(b, SHMEM), ==, 0x12345678);
+    g_assert_cmpint(qtest_readl(a, IVPOSITION), !=,
+                    qtest_readl(b, IVPOSITION));
+    qtest_quit(a);
+    qtest_quit(b);
+    server_free(srv);
+}
+
+/*
+ * After the greeting: a bad message is reported once and ignored, its fds are
+ * closed, and everything goes on.
+ */
+
+static unsigned count_fds(QTestState *qts)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd",
+                                            (int)qtest_pid(qts));
+    GDir *dir = g_dir_open(path, 0, NULL);
+    unsigned n = 0;
+
+    g_assert_nonnull(dir);
+    while (g_dir_read_name(dir)) {
+        n++;
+    }
+    g_dir_close(dir);
+    return n;
+}
+
+static unsigned count_lines(const char *path, const char *what)
+{
+    g_autofree char *text = NULL;
+    unsigned n = 0;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    for (const char *at = text; (at = strstr(at, what)); at++) {
+        n++;
+    }
+    return n;
+}
+
+typedef struct Running {
+    FakeServer *srv;
+    QTestState *qts;
+    char *errors;       /* what QEMU says on stderr */
+    int own;            /* the machine's eventfd */
+    int peer;           /* peer 1's */
+    unsigned nfds;      /* that QEMU has open */
+} Running;
+
+#define OWN_ID 5
+#define PEER_ID 1
+
+/* A machine with one peer, and its stderr in a file. */
+static Running running_new(void)
+{
+    Running r = { .srv = fake_new() };
+
+    r.errors = g_build_filename(r.srv->dir, "errors", NULL);
+    fake_script_greeting(r.srv, OWN_ID);
+    r.peer = fake_script_vector(r.srv, PEER_ID);
+    r.own = fake_script_vector(r.srv, OWN_ID);
+    fake_start(r.srv);
+    r.qts = machine(r.srv->path, "-machine mps2-an385 -device ivshmem-flat,"
+                    "chardev=ivshmem," AT "," WIRED " 2>%s", r.errors);
+    fake_join(r.srv);
+    fake_sync(r.srv, r.qts);
+    r.nfds = count_fds(r.qts);
+    return r;
+}
+
+/* Doorbells and interrupts still work, and no fd has leaked. */
+static void running_check(Running *r)
+{
+    if (r->srv->conn >= 0) {
+        fake_sync(r->srv, r->qts);
+    }
+    g_assert_cmpint(rung(r->peer), ==, 0);
+    g_assert_false(pending(r->qts, INPUT));
+    qtest_writel(r->qts, DOORBELL, doorbell(PEER_ID, 0));
+    g_assert_cmpint(rung(r->peer), ==, 1);
+    interrupt(r->own);
+    wait_interrupt(r->qts, INPUT);
+    g_assert_cmpint(count_fds(r->qts), ==, r->nfds);
+}
+
+static void running_free(Running *r)
+{
+    qtest_quit(r->qts);
+    unlink(r->errors);
+    g_free(r->errors);
+    fake_free(r->srv);
+}
+
+static void check_bad_message(int64_t value, unsigned nfds, const int *fds,
+                              const char *expected)
+{
+    Running r = running_new();
+    g_autofree char *start = g_strdup_printf(
+        "ignored message %" PRId64 " with %u file descriptors", value, nfds);
+
+    for (int i = 0; i < 3; i++) {
+        fake_send(r.srv, message(value, nfds, fds));
+    }
+    running_check(&r);
+    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 1);
+    g_assert_cmpint(count_lines(r.errors, start), ==, 1);
+    g_assert_cmpint(count_lines(r.errors, expected), ==, 1);
+    running_free(&r);
+}
+
+static void test_message_bad_id(void)
+{
+    static const int64_t ids[] = { -2, 65536, 1LL << 32 | 1, INT64_MIN };
+    int fd = eventfd(0, EFD_CLOEXEC);
+
+    for (unsigned i = 0; i < ARRAY_SIZE(ids); i++) {
+        check_bad_message(ids[i], 0, NULL, "expected an id from 0 to 65535");
+        check_bad_message(ids[i], 1, &fd, "expected an id from 0 to 65535");
+    }
+    close(fd);
+}
+
+static void test_message_second_shmem(void)
+{
+    int fd = memfd_create("second", MFD_CLOEXEC);
+
+    check_bad_message(-1, 0, NULL, "the shared memory is there already");
+    check_bad_message(-1, 1, &fd, "the shared memory is there already");
+    close(fd);
+}
+
+static void test_message_several_fds(void)
+{
+    int fds[4];
+
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
+        fds[i] = eventfd(0, EFD_CLOEXEC);
+    }
+    check_bad_message(PEER_ID, 2, fds, "expected at most one");
+    check_bad_message(7, 4, fds, "expected at most one");
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
+        close(fds[i]);
+    }
+}
+
+/* A doorbell writes into what the server sent: it must be an eventfd. */
+static void test_message_not_an_eventfd(void)
+{
+    FakeServer *srv = fake_new();
+    int fds[2];
+
+    g_assert_cmpint(pipe(fds), ==, 0);
+    check_bad_message(PEER_ID, 1, &fds[1], "expected an eventfd");
+    check_bad_message(OWN_ID, 1, &fds[0], "expected an eventfd");
+    check_bad_message(7, 1, &srv->shm, "expected an eventfd");
+    check_bad_message(7, 1, &srv->listener, "expected an eventfd");
+    close(fds[0]);
+    close(fds[1]);
+    fake_free(srv);
+}
+
+static void test_message_own_id_gone(void)
+{
+    check_bad_message(OWN_ID, 0, NULL, "it is the own id");
+}
+
+static void test_message_unknown_peer_gone(void)
+{
+    check_bad_message(7, 0, NULL, "peer is gone that never came");
+}
+
+/* Two messages in one write, and one in eight. */
+static void test_message_in_pieces(void)
+{
+    Running r = running_new();
+    Message two = { .len = 16 };
+    Message m;
+    int fd;
+
+    fd = fake_send_vector(r.srv, 7);
+    wait_known(r.qts, 7, 0, fd);
+    stq_le_p(two.bytes, 7);
+    stq_le_p(two.bytes + 8, 7);
+    fake_send(r.srv, two);      /* gone, and gone that never came */
+    running_check(&r);
+    g_assert_cmpint(count_lines(r.errors, "never came"), ==, 1);
+    qtest_writel(r.qts, DOORBELL, doorbell(7, 0));
+    g_assert_cmpint(rung(fd), ==, 0);
+
+    m = message(7, 1, &fd);
+    for (unsigned i = 0; i < 8; i++) {
+        Message byte = { .len = 1, .nfds = i == 3, .fds = { fd } };
+
+        byte.bytes[0] = m.bytes[i];
+        fake_send(r.srv, byte);
+    }
+    wait_known(r.qts, 7, 0, fd);
+    fake_send_gone(r.srv, 7);
+    running_check(&r);
+    running_free(&r);
+}
+
+/* fds on several pieces of one message are several fds on one message. */
+static void test_message_with_an_fd_on_each_piece(void)
+{
+    Running r = running_new();
+    int fd = fake_eventfd(r.srv);
+    Message m = message(7, 1, &fd);
+
+    for (unsigned i = 0; i < 8; i++) {
+        Message byte = { .len = 1, .nfds = 1, .fds = { fd } };
+
+        byte.bytes[0] = m.bytes[i];
+        fake_send(r.srv, byte);
+    }
+    running_check(&r);
+    g_assert_cmpint(count_lines(r.errors, "ignored message 7 with 8 file "
+                                          "descriptors"), ==, 1);
+    running_free(&r);
+}
+
+/* An id used again has its own vectors, not those of its predecessor. */
+static void test_peer_comes_and_goes(void)
+{
+    Running r = running_new();
+    int fds[3], again;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
+        fds[i] = fake_send_vector(r.srv, 7);
+    }
+    wait_known(r.qts, 7, 2, fds[2]);
+    fake_send_gone(r.srv, 7);
+    running_check(&r);
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
+        qtest_writel(r.qts, DOORBELL, doorbell(7, i));
+        g_assert_cmpint(rung(fds[i]), ==, 0);
+    }
+
+    again = fake_send_vector(r.srv, 7);
+    wait_known(r.qts, 7, 0, again);
+    qtest_writel(r.qts, DOORBELL, doorbell(7, 1));
+    qtest_writel(r.qts, DOORBELL, doorbell(7, 2));
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
+        g_assert_cmpint(rung(fds[i]), ==, 0);
+    }
+    g_assert_cmpint(rung(again), ==, 0);
+    fake_send_gone(r.srv, 7);
+    running_check(&r);
+    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 0);
+    running_free(&r);
+}
+
+/* A peer's first 64 vectors can be rung; what comes beyond is closed. */
+static void test_peer_with_many_vectors(void)
+{
+    static const unsigned counts[] = { 1, 64, 65, 200 };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(counts); i++) {
+        Running r = running_new();
+        int fds[200];
+
+        for (unsigned v = 0; v < counts[i]; v++) {
+            fds[v] = fake_send_vector(r.srv, 7);
+        }
+        fake_sync(r.srv, r.qts);
+        g_assert_cmpint(count_fds(r.qts), ==, r.nfds + MIN(counts[i], 64));
+        for (unsigned v = 0; v < counts[i]; v++) {
+            qtest_writel(r.qts, DOORBELL, doorbell(7, v));
+            g_assert_cmpint(rung(fds[v]), ==, v < 64);
+        }
+        qtest_writel(r.qts, DOORBELL, doorbell(7, 256));
+        g_assert_cmpint(rung(fds[0]), ==, 0);
+        fake_send_gone(r.srv, 7);
+        running_check(&r);
+        g_assert_cmpint(count_lines(r.errors, "\n"), ==, 0);
+        running_free(&r);
+    }
+}
+
+static uint64_t resident_kib(QTestState *qts)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status",
+                                            (int)qtest_pid(qts));
+    g_autofree char *text = NULL;
+    const char *line;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    line = strstr(text, "VmRSS:");
+    g_assert_nonnull(line);
+    return g_ascii_strtoull(line + strlen("VmRSS:"), NULL, 10);
+}
+
+/* 10,000 of them, each with an id of its own, a few at a time. */
+static void test_peers_come_and_go(void)
+{
+    Running r = running_new();
+    int fd = fake_eventfd(r.srv);
+    uint64_t before = 0;
+
+    for (unsigned id = 10; id < 10010; id++) {
+        fake_send_fd(r.srv, id, fd);
+        if (id >= 20) {
+            fake_send_gone(r.srv, id - 10);
+        }
+        if (id == 1000) {
+            fake_sync(r.srv, r.qts);
+            before = resident_kib(r.qts);
+        }
+    }
+    for (unsigned id = 10000; id < 10010; id++) {
+        fake_send_gone(r.srv, id);
+    }
+    running_check(&r);
+    g_assert_cmpint(resident_kib(r.qts), <, before + 4 * 1024);
+    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 0);
+    running_free(&r);
+}
+
+/* CPU time that the process has used, in ticks of the clock. */
+static uint64_t cpu_ticks(QTestState *qts)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/stat",
+                                            (int)qtest_pid(qts));
+    g_autofree char *text = NULL;
+    unsigned long utime, stime;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    g_assert_cmpint(sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d %*d %*u "
+                           "%*u %*u %*u %*u %lu %lu", &utime, &stime), ==, 2);
+    return utime + stime;
+}
+
+/* Less than 5 % of a second that passes with nothing to do. */
+static void check_idle(QTestState *qts)
+{
+    uint64_t before = cpu_ticks(qts);
+
+    g_usleep(G_USEC_PER_SEC); /* what is measured is that nothing happens */
+    g_assert_cmpint((cpu_ticks(qts) - before) * 20, <=,
+                    sysconf(_SC_CLK_TCK));
+}
+
+static void test_server_gone(void)
+{
+    Running r = running_new();
+
+    fake_hang_up(r.srv);
+    r.nfds--; /* the connection */
+    while (count_fds(r.qts) != r.nfds) {
+        qtest_readl(r.qts, IVPOSITION);
+    }
+    running_check(&r);
+    qtest_writel(r.qts, DOORBELL, doorbell(7, 0)); /* nobody */
+    check_idle(r.qts);
+    running_check(&r);
+    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 1);
+    g_assert_cmpint(count_lines(r.errors, "server at chardev 'ivshmem' is "
+                                          "gone"), ==, 1);
+    running_free(&r);
+}
+
+/* It ends in the middle of a message that has come with an fd. */
+static void test_server_gone_in_a_message(void)
+{
+    Running r = running_new();
+    int fd = fake_eventfd(r.srv);
+    Message m = message(7, 1, &fd);
+
+    m.len = 5;
+    fake_send(r.srv, m);
+    fake_hang_up(r.srv);
+    r.nfds--;
+    while (count_fds(r.qts) != r.nfds) {
+        qtest_readl(r.qts, IVPOSITION);
+    }
+    running_check(&r);
+    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 1);
+    running_free(&r);
+}
+
+/* It ends before the machine starts, right behind what it had to say. */
+static void test_server_gone_at_start(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int peer;
+
+    fake_script_greeting(srv, OWN_ID);
+    peer = fake_script_vector(srv, PEER_ID);
+    srv->hang_up = true;
+    qts = fake_machine(srv);
+    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, OWN_ID);
+    qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 0));
+    g_assert_cmpint(rung(peer), ==, 1);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* QEMU's own, without warning, under two machines that know each other. */
+static void test_server_killed(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    QTestState *a = wired_machine(srv->path);
+    QTestState *b = wired_machine(srv->path);
+    unsigned id_a = qtest_readl(a, IVPOSITION);
+    unsigned id_b = qtest_readl(b, IVPOSITION);
+
+    server_kill(srv, SIGKILL);
+    qtest_writel(a, DOORBELL, doorbell(id_b, 0));
+    wait_interrupt(b, INPUT);
+    qtest_writel(b, DOORBELL, doorbell(id_a, 0));
+    wait_interrupt(a, INPUT);
+    qtest_writel(a, SHMEM, 0x12345678);
+    g_assert_cmphex(qtest_readl(b, SHMEM), ==, 0x12345678);
+    check_idle(a);
+    check_idle(b);
+    qtest_quit(a);
+    qtest_quit(b);
+    server_free(srv);
+}
+
+/* A server that is stopped in a message holds nobody up. */
+static void test_server_stopped(void)
+{
+    Running r = running_new();
+    Message m = { .len = 3 };
+
+    fake_send(r.srv, m);
+    for (unsigned i = 0; i < 3; i++) {
+        qtest_writel(r.qts, DOORBELL, doorbell(PEER_ID, 0));
+        g_assert_cmpint(rung(r.peer), ==, 1);
+        interrupt(r.own);
+        wait_interrupt(r.qts, INPUT);
+        qtest_writel(r.qts, DOORBELL, doorbell(7, 0)); /* nobody */
+    }
+    check_idle(r.qts);
+    g_assert_cmpint(count_fds(r.qts), ==, r.nfds);
+    running_free(&r);
+}
+
+/* An fd table without room: an eventfd that is lost looks like an end. */
+static void test_out_of_fds(void)
+{
+    Running r = running_new();
+    struct rlimit old, limit;
+    int fd = fake_eventfd(r.srv);
+
+    g_assert_cmpint(prlimit(qtest_pid(r.qts), RLIMIT_NOFILE, NULL, &old), ==,
+                    0);
+    limit = (struct rlimit) { .rlim_cur = r.nfds, .rlim_max = old.rlim_max };
+    g_assert_cmpint(prlimit(qtest_pid(r.qts), RLIMIT_NOFILE, &limit, NULL),
+                    ==, 0);
+    for (unsigned id = 100; id < 110; id++) {
+        fake_send_fd(r.srv, id, fd);
+    }
+    while (!count_lines(r.errors, "\n")) {
+        qtest_readl(r.qts, IVPOSITION);
+    }
+    g_assert_cmpint(prlimit(qtest_pid(r.qts), RLIMIT_NOFILE, &old, NULL), ==,
+                    0);
+    for (unsigned id = 100; id < 110; id++) {
+        fake_send_gone(r.srv, id);
+    }
+    running_check(&r);
+    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 1);
+    g_assert_cmpint(count_lines(r.errors, "for want of file descriptors"), ==,
+                    1);
+    running_free(&r);
+}
+
+/* A hostile guest */
+
+/* Every vector to itself, to a peer, and to nobody. */
+static void test_guest_rings_everything(void)
+{
+    static const unsigned peers[] = { OWN_ID, PEER_ID, 7 };
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int own, peer;
+
+    fake_script_greeting(srv, OWN_ID);
+    peer = fake_script_vector(srv, PEER_ID);
+    own = fake_script_vector(srv, OWN_ID);
+    qts = fake_machine(srv);
+    for (unsigned i = 0; i < ARRAY_SIZE(peers); i++) {
+        for (unsigned vector = 1; vector <= UINT16_MAX; vector++) {
+            qtest_writel(qts, DOORBELL, doorbell(peers[i], vector));
+        }
+        g_assert_cmpint(rung(peer), ==, 0);
+        g_assert_cmpint(rung(own), ==, 0);
+        g_assert_false(pending(qts, INPUT));
+        qtest_writel(qts, DOORBELL, doorbell(peers[i], 0));
+        g_assert_cmpint(rung(peer), ==, peers[i] == PEER_ID);
+        if (peers[i] == OWN_ID) {
+            wait_interrupt(qts, INPUT);
+        }
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* Every offset and width of the registers, and the memory's ends. */
+static void test_guest_touches_everything(void)
+{
+    Running r = running_new();
+    const uint64_t ends[] = { SHMEM - 8, SHMEM + SHMEM_SIZE - 8 };
+
+    for (unsigned size = 1; size <= 8; size *= 2) {
+        for (unsigned offset = 0; offset <= 0x100 - size; offset++) {
+            bool rings = offset <= 0xc && offset + size > 0xc;
+
+            if (!rings) {
+                write_size(r.qts, IOMEM + offset, size, UINT64_MAX);
+            }
+            read_size(r.qts, IOMEM + offset, size);
+        }
+        for (unsigned i = 0; i < ARRAY_SIZE(ends); i++) {
+            for (unsigned offset = 0; offset < 16; offset++) {
+                write_size(r.qts, ends[i] + offset, size, UINT64_MAX);
+                read_size(r.qts, ends[i] + offset, size);
+            }
+        }
+    }
+    qtest_writel(r.qts, INTRMASK, 0);
+    running_check(&r);
+    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 0);
+    running_free(&r);
+}
+
+/*
+ * A CPU that does nothing but ring: a million doorbells later the machine
+ * still answers its monitor.
+ */
+static void test_guest_floods(void)
+{
+    static const uint8_t code[] = {
+        0x00, 0x04, 0x00, 0x20,     /* initial stack: 0x20000400 */
+        0x09, 0x00, 0x00, 0x00,     /* reset vector: 0x8, Thumb */
+        0x01, 0x48,                 /*       ldr r0, DOORBELL */
+        0x02, 0x49,                 /*       ldr r1, peer 1, vector 0 */
+        0x01, 0x60,                 /* loop: str r1, [r0] */
+        0xfd, 0xe7,                 /*       b loop */
+        0x0c, 0x00, 0x00, 0x50,
+        0x00, 0x00, 0x01, 0x00,
+    };
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+    FakeServer *srv = fake_new();
+    g_autofree char *kernel = g_build_filename(srv->dir, "kernel", NULL);
+    uint64_t total = 0;
+    QTestState *qts;
+    int peer;
+
+    g_assert_true(g_file_set_contents(kernel, (const char *)code,
+                                      sizeof(code), NULL));
+    fake_script_greeting(srv, OWN_ID);
+    peer = fake_script_vector(srv, PEER_ID);
+    fake_script_vector(srv, OWN_ID);
+    fake_start(srv);
+    qts = machine(srv->path, "-accel tcg -machine mps2-an385 -kernel %s "
+                  "-device ivshmem-flat,chardev=ivshmem," AT "," WIRED,
+                  kernel);
+    fake_join(srv);
+    while (total < 1000000) {
+        qtest_qmp_assert_success(qts, "{ 'execute': 'query-status' }");
+        total += rung(peer);
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+    }
+    qtest_quit(qts);
+    unlink(kernel);
+    fake_free(srv);
+}
+
+/* The life of a device */
+
+static void test_reset_in_traffic(void)
+{
+    Running r = running_new();
+
+    for (unsigned i = 0; i < 20; i++) {
+        interrupt(r.own);
+        qtest_writel(r.qts, DOORBELL, doorbell(PEER_ID, 0));
+        fake_send_fd(r.srv, 7, r.peer);
+        fake_send_gone(r.srv, 7);
+        qtest_system_reset(r.qts);
+    }
+    g_assert_cmpint(rung(r.peer), ==, 20);
+    while (rung(r.own)) {
+        /* whatever the machine has not taken yet */
+    }
+    qtest_writel(r.qts, NVIC_ICPR, BIT(INPUT));
+    running_check(&r);
+    running_free(&r);
+}
+
+static void test_quit_in_traffic(void)
+{
+    Running r = running_new();
+    int fd = fake_eventfd(r.srv);
+
+    for (unsigned i = 0; i < AHEAD; i++) {
+        fake_send_fd(r.srv, 100 + i, fd);
+        interrupt(r.own);
+        qtest_writel(r.qts, DOORBELL, doorbell(PEER_ID, 0));
+    }
+    running_free(&r);
+}
+
+static void test_hotplug_is_refused(void)
+{
+    Running r = running_new();
+    QDict *ret;
+
+    ret = qtest_qmp(r.qts, "{ 'execute': 'device_add', 'arguments': "
+                    "{ 'driver': 'ivshmem-flat', 'id': 'late' } }");
+    g_assert_true(qdict_haskey(ret, "error"));
+    qobject_unref(ret);
+    ret = qtest_qmp(r.qts, "{ 'execute': 'device_del', 'arguments': "
+                    "{ 'id': '/machine/peripheral-anon/device[0]' } }");
+    g_assert_true(qdict_haskey(ret, "error"));
+    qobject_unref(ret);
+    running_check(&r);
+    running_free(&r);
+}
+
+static void test_introspection(void)
+{
+    static const char *const paths[] = {
+        "/machine/peripheral-anon/device[0]",
+        "/machine/peripheral-anon/device[0]/ivshmem-flat-registers[0]",
+        "/machine/peripheral-anon/device[0]/ivshmem-flat-shmem[0]",
+    };
+    Running r = running_new();
+
+    for (unsigned i = 0; i < 3; i++) {
+        qtest_qmp_assert_success(r.qts, "{ 'execute': "
+                                 "'device-list-properties', 'arguments': "
+                                 "{ 'typename': 'ivshmem-flat' } }");
+        for (unsigned j = 0; j < ARRAY_SIZE(paths); j++) {
+            qtest_qmp_assert_success(r.qts, "{ 'execute': 'qom-list', "
+                                     "'arguments': { 'path': %s } }",
+                                     paths[j]);
+        }
+    }
+    running_check(&r);
+    running_free(&r);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    if (!qtest_has_device("ivshmem-flat") ||
+        !qtest_has_machine("mps2-an385-ivshmem")) {
+        g_test_skip("QEMU has no ivshmem-flat or no mps2-an385-ivshmem");
+        return g_test_run();
+    }
+
+    qtest_add_func("/ivshmem-flat/registers/on-reset",
+                   test_registers_on_reset);
+    qtest_add_func("/ivshmem-flat/registers/intrmask",
+                   test_registers_intrmask);
+    qtest_add_func("/ivshmem-flat/registers/intrstatus",
+                   test_registers_intrstatus);
+    qtest_add_func("/ivshmem-flat/registers/ivposition",
+                   test_registers_ivposition);
+    qtest_add_func("/ivshmem-flat/registers/reserved",
+                   test_registers_reserved);
+    qtest_add_func("/ivshmem-flat/registers/narrow", test_registers_narrow);
+    qtest_add_func("/ivshmem-flat/registers/wide", test_registers_wide);
+    qtest_add_func("/ivshmem-flat/registers/after-system-reset",
+                   test_registers_after_system_reset);
+
+    qtest_add_func("/ivshmem-flat/shmem/between-machines",
+                   test_shmem_between_machines);
+    qtest_add_func("/ivshmem-flat/shmem/is-the-servers-object",
+                   test_shmem_is_the_servers_object);
+
+    qtest_add_func("/ivshmem-flat/doorbell/to-itself",
+                   test_doorbell_to_itself);
+    qtest_add_func("/ivshmem-flat/doorbell/between-machines",
+                   test_doorbell_between_machines);
+    qtest_add_func("/ivshmem-flat/doorbell/moves-the-addressed-eventfd-only",
+                   test_doorbell_moves_the_addressed_eventfd_only);
+    qtest_add_func("/ivshmem-flat/doorbell/to-nobody-is-ignored",
+                   test_doorbell_to_nobody_is_ignored);
+    qtest_add_func("/ivshmem-flat/doorbell/needs-32-bits",
+                   test_doorbell_needs_32_bits);
+    qtest_add_func("/ivshmem-flat/doorbell/to-a-full-counter",
+                   test_doorbell_to_a_full_counter);
+    qtest_add_func("/ivshmem-flat/doorbell/to-an-announced-peer-arrives",
+                   test_doorbell_to_an_announced_peer_arrives);
+    qtest_add_func("/ivshmem-flat/doorbell/first-thing-arrives",
+                   test_doorbell_first_thing_arrives);
+    qtest_add_func("/ivshmem-flat/doorbell/to-a-later-peer-is-dropped",
+                   test_doorbell_to_a_later_peer_is_dropped);
+    qtest_add_func("/ivshmem-flat/doorbell/to-many-announced-peers",
+                   test_doorbells_to_many_announced_peers);
+    qtest_add_func("/ivshmem-flat/interrupt/from-a-peer",
+                   test_interrupt_from_a_peer);
+    qtest_add_func("/ivshmem-flat/interrupt/extra-vectors-are-not-served",
+                   test_interrupt_of_an_extra_vector_is_not_served);
+
+    qtest_add_func("/ivshmem-flat/no-interrupt/off-both-ways",
+                   test_no_interrupt);
+    qtest_add_func("/ivshmem-flat/no-interrupt/warns-once",
+                   test_no_interrupt_warns_once);
+
+    qtest_add_func("/ivshmem-flat/properties/refused",
+                   test_properties_refused);
+    qtest_add_func("/ivshmem-flat/properties/chardev",
+                   test_property_chardev);
+    qtest_add_func("/ivshmem-flat/properties/shmem-size",
+                   test_property_shmem_size);
+    qtest_add_func("/ivshmem-flat/properties/x-irq-qompath",
+                   test_property_irq_qompath);
+    qtest_add_func("/ivshmem-flat/properties/help", test_help);
+
+    qtest_add_func("/ivshmem-flat/two-devices/on-one-server",
+                   test_two_devices_on_one_server);
+    qtest_add_func("/ivshmem-flat/two-devices/on-two-servers",
+                   test_two_devices_on_two_servers);
+    qtest_add_func("/ivshmem-flat/two-devices/in-one-place",
+                   test_two_devices_in_one_place);
+
+    for (unsigned i = 0; i < ARRAY_SIZE(boards); i++) {
+        static const struct {
+            const char *name;
+            void (*test)(const void *board);
+        } tests[] = {
+            { "works", test_board },
+            { "starts-bare", test_board_bare },
+            { "refuses", test_board_refuses },
+            { "help", test_board_help },
+        };
+
+        for (unsigned j = 0; j < ARRAY_SIZE(tests); j++) {
+            g_autofree char *path = g_strdup_printf(
+                "/ivshmem-flat/%s/%s", boards[i], tests[j].name);
+
+            qtest_add_data_func(path, boards[i], tests[j].test);
+        }
+    }
+
+    qtest_add_func("/ivshmem-flat/monitor/shows-the-device",
+                   test_monitor_shows_the_device);
+    qtest_add_func("/ivshmem-flat/migration/is-refused",
+                   test_migration_is_refused);
+
+    qtest_add_func("/ivshmem-flat/greeting/version", test_greeting_version);
+    qtest_add_func("/ivshmem-flat/greeting/id", test_greeting_id);
+    qtest_add_func("/ivshmem-flat/greeting/order", test_greeting_order);
+    qtest_add_func("/ivshmem-flat/greeting/fds", test_greeting_fds);
+    qtest_add_func("/ivshmem-flat/greeting/memory-kind",
+                   test_greeting_memory_kind);
+    qtest_add_func("/ivshmem-flat/greeting/memory-size",
+                   test_greeting_memory_size);
+    qtest_add_func("/ivshmem-flat/greeting/end-of-stream",
+                   test_greeting_end_of_stream);
+    qtest_add_func("/ivshmem-flat/greeting/silence", test_greeting_silence);
+    qtest_add_func("/ivshmem-flat/greeting/something-else",
+                   test_greeting_of_something_else);
+    qtest_add_func("/ivshmem-flat/greeting/in-pieces",
+                   test_greeting_in_pieces);
+    qtest_add_func("/ivshmem-flat/greeting/in-one-write",
+                   test_greeting_in_one_write);
+    qtest_add_func("/ivshmem-flat/greeting/without-vectors",
+                   test_greeting_without_vectors);
+
+    qtest_add_func("/ivshmem-flat/message/bad-id", test_message_bad_id);
+    qtest_add_func("/ivshmem-flat/message/second-shmem",
+                   test_message_second_shmem);
+    qtest_add_func("/ivshmem-flat/message/several-fds",
+                   test_message_several_fds);
+    qtest_add_func("/ivshmem-flat/message/not-an-eventfd",
+                   test_message_not_an_eventfd);
+    qtest_add_func("/ivshmem-flat/message/own-id-gone",
+                   test_message_own_id_gone);
+    qtest_add_func("/ivshmem-flat/message/unknown-peer-gone",
+                   test_message_unknown_peer_gone);
+    qtest_add_func("/ivshmem-flat/message/in-pieces", test_message_in_pieces);
+    qtest_add_func("/ivshmem-flat/message/an-fd-on-each-piece",
+                   test_message_with_an_fd_on_each_piece);
+    qtest_add_func("/ivshmem-flat/peer/comes-and-goes",
+                   test_peer_comes_and_goes);
+    qtest_add_func("/ivshmem-flat/peer/many-vectors",
+                   test_peer_with_many_vectors);
+    qtest_add_func("/ivshmem-flat/peer/ten-thousand", test_peers_come_and_go);
+    qtest_add_func("/ivshmem-flat/server/gone", test_server_gone);
+    qtest_add_func("/ivshmem-flat/server/gone-in-a-message",
+                   test_server_gone_in_a_message);
+    qtest_add_func("/ivshmem-flat/server/gone-at-start",
+                   test_server_gone_at_start);
+    qtest_add_func("/ivshmem-flat/server/killed", test_server_killed);
+    qtest_add_func("/ivshmem-flat/server/stopped", test_server_stopped);
+    qtest_add_func("/ivshmem-flat/server/out-of-fds", test_out_of_fds);
+    qtest_add_func("/ivshmem-flat/guest/rings-everything",
+                   test_guest_rings_everything);
+    qtest_add_func("/ivshmem-flat/guest/touches-everything",
+                   test_guest_touches_everything);
+    qtest_add_func("/ivshmem-flat/guest/floods", test_guest_floods);
+    qtest_add_func("/ivshmem-flat/life/reset-in-traffic",
+                   test_reset_in_traffic);
+    qtest_add_func("/ivshmem-flat/life/quit-in-traffic", test_quit_in_traffic);
+    qtest_add_func("/ivshmem-flat/life/hotplug-is-refused",
+                   test_hotplug_is_refused);
+    qtest_add_func("/ivshmem-flat/life/introspection", test_introspection);
+
+    return g_test_run();
+}
