@@ -10,9 +10,9 @@
  * Each machine is QEMU's own mps2-* with an ivshmem-flat device at a place
  * that is free on all of them:
  *
- *  0x50000000..0x500000ff : registers (Device memory on ARMv7-M)
- *  0x70000000..           : shared memory (Normal memory on ARMv7-M)
- *  NVIC input 16          : vector 0
+ *  0x50000000..0x500000ff      : registers (Device memory on ARMv7-M)
+ *  0x70000000..                : shared memory (Normal memory on ARMv7-M)
+ *  NVIC inputs 16, 17, 25, 26  : vectors 0 to 3
  *
  * The machine option ivshmem-chardev=ID names the chardev that connects to
  * the ivshmem server. Without it the machine is the board without the device.
@@ -27,7 +27,8 @@
 
 #define IVSHMEM_IOMEM 0x50000000
 #define IVSHMEM_SHMEM 0x70000000
-#define IVSHMEM_NVIC_INPUT 16
+
+static const int ivshmem_nvic_inputs[] = { 16, 17, 25, 26 };
 
 /*
  * The state of QEMU's mps2 machines is private to their file, so a child
@@ -69,8 +70,11 @@ static void mps2_ivshmem_init(MachineState *machine)
     armv7m = DEVICE(object_resolve_path_component(OBJECT(machine), "armv7m"));
     qdev_prop_set_uint64(dev, "x-bus-address-iomem", IVSHMEM_IOMEM);
     qdev_prop_set_uint64(dev, "x-bus-address-shmem", IVSHMEM_SHMEM);
-    sysbus_connect_irq(SYS_BUS_DEVICE(dev), 0,
-                       qdev_get_gpio_in(armv7m, IVSHMEM_NVIC_INPUT));
+    qdev_prop_set_uint32(dev, "vectors", ARRAY_SIZE(ivshmem_nvic_inputs));
+    for (unsigned i = 0; i < ARRAY_SIZE(ivshmem_nvic_inputs); i++) {
+        sysbus_connect_irq(SYS_BUS_DEVICE(dev), i,
+                           qdev_get_gpio_in(armv7m, ivshmem_nvic_inputs[i]));
+    }
     sysbus_realize(SYS_BUS_DEVICE(dev), &error_fatal);
 }
 

@@ -8,8 +8,9 @@
 
 /*
  * This is a model of the device that docs/specs/ivshmem-spec.rst describes,
- * revision 1, for machines without PCI: what is BAR 0 and BAR 2 there are
- * sysbus MMIO regions here, and MSI-X vector k is sysbus IRQ k.
+ * for machines without PCI: what is BAR 0 and BAR 2 there are sysbus MMIO
+ * regions here. MSI-X vector k is sysbus IRQ k, a pulse, in revision 1; INTx
+ * is sysbus IRQ 0, a level, in revision 0.
  *
  * Choices where the specification leaves one:
  *  + The three messages that open a connection come in the specified order
@@ -22,8 +23,8 @@
  *    Connected means here: announced by the server, read by us or not.
  *  + A peer's first IVSHMEM_FLAT_MAX_VECTORS vectors can be rung.
  *
- * Not modelled: revision 0 and more than one own vector; memory without a
- * server (ivshmem-plain); migration, since the memory is the server's.
+ * Not modelled: memory without a server (ivshmem-plain); migration, since the
+ * memory is the server's.
  */
 
 #include "qemu/osdep.h"
@@ -58,6 +59,8 @@ REG32(IVPOSITION, 0x08)
 REG32(DOORBELL, 0x0c)
     FIELD(DOORBELL, VECTOR, 0, 16)
     FIELD(DOORBELL, PEER, 16, 16)
+
+#define INTRSTATUS_PEER 1       /* revision 0: a peer's interrupt */
 
 #define IOMEM_SIZE 0x100
 
@@ -102,8 +105,15 @@ static EventNotifier *ivshmem_flat_find_vector(IvshmemFlat *s, unsigned peer,
     return NULL;
 }
 
-static void ivshmem_flat_ring(EventNotifier *eventfd, unsigned peer,
-                              unsigned vector)
+static void ivshmem_flat_drop_doorbell(IvshmemFlat *s, unsigned peer,
+                                       unsigned vector, const char *reason)
+{
+    s->doorbells_dropped++;
+    trace_ivshmem_flat_doorbell_dropped(peer, vector, reason);
+}
+
+static void ivshmem_flat_ring(IvshmemFlat *s, EventNotifier *eventfd,
+                              unsigned peer, unsigned vector)
 {
     GPollFD pfd = {
         .fd = event_notifier_get_wfd(eventfd),
@@ -116,10 +126,11 @@ static void ivshmem_flat_ring(EventNotifier *eventfd, unsigned peer,
      * clears it. A full counter means that the interrupt is pending already.
      */
     if (g_poll(&pfd, 1, 0) != 1 || !(pfd.revents & G_IO_OUT)) {
-        trace_ivshmem_flat_doorbell_dropped(peer, vector, "counter is full");
+        ivshmem_flat_drop_doorbell(s, peer, vector, "counter is full");
         return;
     }
     event_notifier_set(eventfd);
+    s->doorbells_sent++;
     trace_ivshmem_flat_doorbell_sent(peer, vector);
 }
 
@@ -137,13 +148,12 @@ static void ivshmem_flat_retry_kept(IvshmemFlat *s)
         EventNotifier *eventfd = ivshmem_flat_find_vector(s, k.peer, k.vector);
 
         if (eventfd) {
-            ivshmem_flat_ring(eventfd, k.peer, k.vector);
+            ivshmem_flat_ring(s, eventfd, k.peer, k.vector);
         } else if (s->received < k.until &&
                    s->phase == IVSHMEM_FLAT_CONNECTED) {
             s->kept[n++] = k;
         } else {
-            trace_ivshmem_flat_doorbell_dropped(k.peer, k.vector,
-                                                "not announced");
+            ivshmem_flat_drop_doorbell(s, k.peer, k.vector, "not announced");
         }
     }
     s->nkept = n;
@@ -169,7 +179,7 @@ static void ivshmem_flat_keep_doorbell(IvshmemFlat *s, unsigned peer,
     IvshmemFlatKept *k;
 
     if (vector >= IVSHMEM_FLAT_MAX_VECTORS || !unread) {
-        trace_ivshmem_flat_doorbell_dropped(peer, vector, "not connected");
+        ivshmem_flat_drop_doorbell(s, peer, vector, "not connected");
         return;
     }
     for (unsigned i = 0; i < s->nkept; i++) {
@@ -178,7 +188,7 @@ static void ivshmem_flat_keep_doorbell(IvshmemFlat *s, unsigned peer,
         }
     }
     if (s->nkept == IVSHMEM_FLAT_MAX_KEPT) {
-        trace_ivshmem_flat_doorbell_dropped(peer, vector, "too many wait");
+        ivshmem_flat_drop_doorbell(s, peer, vector, "too many wait");
         return;
     }
     k = &s->kept[s->nkept++];
@@ -195,19 +205,27 @@ static void ivshmem_flat_doorbell(IvshmemFlat *s, uint32_t value)
     EventNotifier *eventfd;
 
     if (!s->interrupts) {
-        trace_ivshmem_flat_doorbell_dropped(peer, vector,
-                                            "interrupts are disabled");
+        ivshmem_flat_drop_doorbell(s, peer, vector,
+                                   "interrupts are disabled");
         return;
     }
     eventfd = ivshmem_flat_find_vector(s, peer, vector);
     if (eventfd) {
-        ivshmem_flat_ring(eventfd, peer, vector);
+        ivshmem_flat_ring(s, eventfd, peer, vector);
     } else {
         ivshmem_flat_keep_doorbell(s, peer, vector);
     }
 }
 
 /* Interrupts */
+
+/* Revision 0: the output is a level. */
+static void ivshmem_flat_update_irq(IvshmemFlat *s)
+{
+    if (s->revision == 0) {
+        qemu_set_irq(s->irq[0], (s->intrstatus & s->intrmask) != 0);
+    }
+}
 
 static void ivshmem_flat_eventfd_read(EventNotifier *eventfd)
 {
@@ -224,42 +242,49 @@ static void ivshmem_flat_eventfd_read(EventNotifier *eventfd)
                 RWF_NOWAIT) != sizeof(count)) {
         return;
     }
+    v->interrupts++;
     trace_ivshmem_flat_interrupt(vector);
-    qemu_irq_pulse(v->s->irq[vector]);
-}
-
-static void ivshmem_flat_serve_vector(IvshmemFlatVector *v, bool serve)
-{
-    event_notifier_set_handler(&v->eventfd,
-                               serve ? ivshmem_flat_eventfd_read : NULL);
-}
-
-static bool ivshmem_flat_is_wired(IvshmemFlat *s)
-{
-    for (unsigned i = 0; i < s->vectors; i++) {
-        if (sysbus_is_irq_connected(SYS_BUS_DEVICE(s), i)) {
-            return true;
-        }
+    if (v->s->revision == 0) {
+        v->s->intrstatus |= INTRSTATUS_PEER;
+        ivshmem_flat_update_irq(v->s);
+    } else {
+        qemu_irq_pulse(v->s->irq[vector]);
     }
-    return false;
+}
+
+/* Once the machine is done: an output without a wire is off. */
+static void ivshmem_flat_serve_vector(IvshmemFlatVector *v)
+{
+    if (v->wired) {
+        event_notifier_set_handler(&v->eventfd, ivshmem_flat_eventfd_read);
+    }
 }
 
 static void ivshmem_flat_machine_done(Notifier *notifier, void *data)
 {
     IvshmemFlat *s = container_of(notifier, IvshmemFlat, machine_done);
+    g_autofree char *path = object_get_canonical_path(OBJECT(s));
+    g_autoptr(GString) off = g_string_new(NULL);
 
-    s->interrupts = ivshmem_flat_is_wired(s);
+    for (unsigned i = 0; i < s->vectors; i++) {
+        s->own[i].wired = sysbus_is_irq_connected(SYS_BUS_DEVICE(s), i);
+        s->interrupts |= s->own[i].wired;
+        if (!s->own[i].wired) {
+            g_string_append_printf(off, "%s%u", off->len ? ", " : "", i);
+        }
+        if (i < s->nvectors) {
+            ivshmem_flat_serve_vector(&s->own[i]);
+        }
+    }
     trace_ivshmem_flat_interrupts(s->interrupts);
     if (!s->interrupts) {
-        g_autofree char *path = object_get_canonical_path(OBJECT(s));
-
         warn_report("%s: interrupts are disabled, no interrupt input is "
                     "wired; x-irq-qompath=PATH wires one, 'info qom-tree' "
                     "lists the paths", path);
-        return;
-    }
-    for (unsigned i = 0; i < s->nvectors; i++) {
-        ivshmem_flat_serve_vector(&s->own[i], true);
+    } else if (off->len) {
+        warn_report("%s: vectors without an interrupt input are off: %s; "
+                    "sysbus-irq[N]=PATH wires one, 'info qom-tree' lists the "
+                    "paths", path, off->str);
     }
 }
 
@@ -277,6 +302,7 @@ static uint64_t ivshmem_flat_read(void *opaque, hwaddr offset, unsigned size)
     case A_INTRSTATUS:
         value = s->intrstatus;
         s->intrstatus = 0;
+        ivshmem_flat_update_irq(s);
         break;
     case A_IVPOSITION:
         value = s->interrupts ? s->id : 0;
@@ -305,9 +331,11 @@ static void ivshmem_flat_write(void *opaque, hwaddr offset, uint64_t value,
     switch (offset & ~3) {
     case A_INTRMASK:
         s->intrmask = deposit32(s->intrmask, shift, size * 8, value);
+        ivshmem_flat_update_irq(s);
         break;
     case A_INTRSTATUS:
         s->intrstatus = deposit32(s->intrstatus, shift, size * 8, value);
+        ivshmem_flat_update_irq(s);
         break;
     case A_IVPOSITION:
         qemu_log_mask(LOG_GUEST_ERROR, "ivshmem-flat: write to the read-only "
@@ -344,6 +372,11 @@ static void ivshmem_flat_reset_enter(Object *obj, ResetType type)
 
     s->intrmask = 0;
     s->intrstatus = 0;
+}
+
+static void ivshmem_flat_reset_hold(Object *obj, ResetType type)
+{
+    ivshmem_flat_update_irq(IVSHMEM_FLAT(obj));
 }
 
 /* Places on the bus */
@@ -626,9 +659,7 @@ static void ivshmem_flat_own_vector(IvshmemFlat *s, int fd)
     s->nvectors++;
     event_notifier_init_fd(&s->own[vector].eventfd, fd);
     trace_ivshmem_flat_own_vector(vector, fd);
-    if (s->interrupts) {
-        ivshmem_flat_serve_vector(&s->own[vector], true);
-    }
+    ivshmem_flat_serve_vector(&s->own[vector]);
 }
 
 /* Takes @fd. */
@@ -947,13 +978,28 @@ static bool ivshmem_flat_check_addresses(IvshmemFlat *s, Error **errp)
 
 static bool ivshmem_flat_check_properties(IvshmemFlat *s, Error **errp)
 {
-    if (s->vectors != 1) {
-        error_setg(errp, "vectors is %" PRIu32 ", expected 1", s->vectors);
+    if (s->vectors < 1 || s->vectors > IVSHMEM_FLAT_MAX_VECTORS) {
+        error_setg(errp, "vectors is %" PRIu32 ", expected 1 to %d",
+                   s->vectors, IVSHMEM_FLAT_MAX_VECTORS);
         return false;
     }
-    if (s->revision != 1) {
-        error_setg(errp, "revision is %" PRIu32 ", expected 1", s->revision);
+    if (s->revision > 1) {
+        error_setg(errp, "revision is %" PRIu32 ", expected 0 or 1",
+                   s->revision);
         return false;
+    }
+    if (s->revision == 0 && s->vectors > 1) {
+        error_setg(errp, "vectors is %" PRIu32 ", expected 1 in revision 0",
+                   s->vectors);
+        return false;
+    }
+    for (unsigned i = s->vectors; i < IVSHMEM_FLAT_MAX_VECTORS; i++) {
+        if (sysbus_is_irq_connected(SYS_BUS_DEVICE(s), i)) {
+            error_setg(errp, "sysbus-irq[%u] is wired, expected none beyond "
+                       "sysbus-irq[%u] with vectors=%" PRIu32, i,
+                       s->vectors - 1, s->vectors);
+            return false;
+        }
     }
     return ivshmem_flat_check_addresses(s, errp) &&
            ivshmem_flat_check_chardev(s, errp);
@@ -974,7 +1020,7 @@ static void ivshmem_flat_disconnect(IvshmemFlat *s)
     while (s->nvectors) {
         IvshmemFlatVector *v = &s->own[--s->nvectors];
 
-        ivshmem_flat_serve_vector(v, false);
+        event_notifier_set_handler(&v->eventfd, NULL);
         event_notifier_cleanup(&v->eventfd);
     }
     for (unsigned i = 0; i < MAX_PEERS; i++) {
@@ -985,6 +1031,26 @@ static void ivshmem_flat_disconnect(IvshmemFlat *s)
         s->has_ram = false;
         memory_region_del_subregion(&s->shmem, &s->ram);
         object_unparent(OBJECT(&s->ram));
+    }
+}
+
+/*
+ * Outputs must be there before properties are set, so all were made, and a
+ * platform bus wires each that it finds: leave it those that are in use.
+ */
+static void ivshmem_flat_remove_spare_outputs(IvshmemFlat *s)
+{
+    NamedGPIOList *list;
+
+    for (unsigned i = s->vectors; i < IVSHMEM_FLAT_MAX_VECTORS; i++) {
+        g_autofree char *name = g_strdup_printf(SYSBUS_DEVICE_GPIO_IRQ "[%u]",
+                                                i);
+        object_property_del(OBJECT(s), name);
+    }
+    QLIST_FOREACH(list, &DEVICE(s)->gpios, node) {
+        if (!g_strcmp0(list->name, SYSBUS_DEVICE_GPIO_IRQ)) {
+            list->num_out = s->vectors;
+        }
     }
 }
 
@@ -1002,6 +1068,7 @@ static void ivshmem_flat_realize(DeviceState *dev, Error **errp)
         ivshmem_flat_disconnect(s);
         return;
     }
+    ivshmem_flat_remove_spare_outputs(s);
     if (ivshmem_flat_has_address(s)) {
         sysbus_mmio_map(sbd, 0, s->bus_address_iomem);
         sysbus_mmio_map(sbd, 1, s->bus_address_shmem);
@@ -1027,15 +1094,20 @@ static void ivshmem_flat_init(Object *obj)
     s->phase = IVSHMEM_FLAT_DISCONNECTED;
     s->msg_fd = -1;
     s->shmem_fd = -1;
-    for (unsigned i = 0; i < IVSHMEM_FLAT_MAX_VECTORS; i++) {
-        s->own[i].s = s;
-    }
     memory_region_init_io(&s->iomem, obj, &ivshmem_flat_ops, s,
                           "ivshmem-flat-registers", IOMEM_SIZE);
     memory_region_init(&s->shmem, obj, "ivshmem-flat-shmem", 0);
     sysbus_init_mmio(sbd, &s->iomem);
     sysbus_init_mmio(sbd, &s->shmem);
-    sysbus_init_irq(sbd, &s->irq[0]);
+    object_property_add_uint16_ptr(obj, "id", &s->id, OBJ_PROP_FLAG_READ);
+    object_property_add_uint64_ptr(obj, "doorbells-sent", &s->doorbells_sent,
+                                   OBJ_PROP_FLAG_READ);
+    object_property_add_uint64_ptr(obj, "doorbells-dropped",
+                                   &s->doorbells_dropped, OBJ_PROP_FLAG_READ);
+    for (unsigned i = 0; i < IVSHMEM_FLAT_MAX_VECTORS; i++) {
+        s->own[i].s = s;
+        sysbus_init_irq(sbd, &s->irq[i]);
+    }
 }
 
 /* Properties */
@@ -1095,6 +1167,52 @@ static void ivshmem_flat_set_shmem_size(Object *obj, Visitor *v,
     IVSHMEM_FLAT(obj)->shmem_size = size;
 }
 
+static bool ivshmem_flat_get_connected(Object *obj, Error **errp)
+{
+    return IVSHMEM_FLAT(obj)->phase == IVSHMEM_FLAT_CONNECTED;
+}
+
+/* The peers that are known, and how many vectors each has. */
+static void ivshmem_flat_get_peers(Object *obj, Visitor *v, const char *name,
+                                   void *opaque, Error **errp)
+{
+    IvshmemFlat *s = IVSHMEM_FLAT(obj);
+    bool ok = visit_start_list(v, name, NULL, 0, errp);
+
+    if (!ok) {
+        return;
+    }
+    for (uint32_t id = 0; ok && s->peers && id < MAX_PEERS; id++) {
+        if (s->peers[id]) {
+            ok = visit_start_struct(v, NULL, NULL, 0, errp);
+            if (ok) {
+                ok = visit_type_uint32(v, "id", &id, errp) &&
+                     visit_type_uint32(v, "vectors", &s->peers[id]->nvectors,
+                                       errp);
+                visit_end_struct(v, NULL);
+            }
+        }
+    }
+    visit_end_list(v, NULL);
+}
+
+/* The interrupts that each own vector has taken. */
+static void ivshmem_flat_get_interrupts(Object *obj, Visitor *v,
+                                        const char *name, void *opaque,
+                                        Error **errp)
+{
+    IvshmemFlat *s = IVSHMEM_FLAT(obj);
+    bool ok = visit_start_list(v, name, NULL, 0, errp);
+
+    if (!ok) {
+        return;
+    }
+    for (unsigned i = 0; ok && i < s->nvectors; i++) {
+        ok = visit_type_uint64(v, NULL, &s->own[i].interrupts, errp);
+    }
+    visit_end_list(v, NULL);
+}
+
 static const Property ivshmem_flat_properties[] = {
     DEFINE_PROP_CHR("chardev", IvshmemFlat, chr),
     DEFINE_PROP_UINT64("x-bus-address-iomem", IvshmemFlat, bus_address_iomem,
@@ -1125,6 +1243,9 @@ static void ivshmem_flat_class_init(ObjectClass *klass,
         { "x-irq-qompath",
           "QOM path of the interrupt input that vector 0 drives" },
         { "shmem-size", "Size that the server's shared memory must have" },
+        { "connected", "Whether the server is there" },
+        { "peers", "The peers that are known: id and number of vectors" },
+        { "interrupts", "Interrupts taken, per own vector" },
     };
 
     dc->desc = "Inter-VM shared memory for machines without PCI";
@@ -1132,6 +1253,7 @@ static void ivshmem_flat_class_init(ObjectClass *klass,
     dc->unrealize = ivshmem_flat_unrealize;
     dc->vmsd = &ivshmem_flat_vmstate;
     rc->phases.enter = ivshmem_flat_reset_enter;
+    rc->phases.hold = ivshmem_flat_reset_hold;
     set_bit(DEVICE_CATEGORY_MISC, dc->categories);
     device_class_set_props(dc, ivshmem_flat_properties);
     object_class_property_add_str(klass, "x-irq-qompath",
@@ -1140,6 +1262,12 @@ static void ivshmem_flat_class_init(ObjectClass *klass,
     object_class_property_add(klass, "shmem-size", "size",
                               ivshmem_flat_get_shmem_size,
                               ivshmem_flat_set_shmem_size, NULL, NULL);
+    object_class_property_add_bool(klass, "connected",
+                                   ivshmem_flat_get_connected, NULL);
+    object_class_property_add(klass, "peers", "list", ivshmem_flat_get_peers,
+                              NULL, NULL, NULL);
+    object_class_property_add(klass, "interrupts", "list",
+                              ivshmem_flat_get_interrupts, NULL, NULL, NULL);
     for (unsigned i = 0; i < ARRAY_SIZE(descriptions); i++) {
         object_class_property_set_description(klass, descriptions[i][0],
                                               descriptions[i][1]);

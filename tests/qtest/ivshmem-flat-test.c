@@ -21,6 +21,8 @@
 #include "qemu/bswap.h"
 #include "qemu/units.h"
 #include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#include "qobject/qnum.h"
 #include "contrib/ivshmem-server/ivshmem-server.h"
 #include "libqtest.h"
 
@@ -428,6 +430,89 @@ static void fake_sync(FakeServer *srv, QTestState *qts)
     }
     srv->synced = true;
     wait_known(qts, 65535, 0, fake_send_vector(srv, 65535));
+}
+
+/* What a running machine tells of itself */
+
+static unsigned count_fds(QTestState *qts)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fd",
+                                            (int)qtest_pid(qts));
+    GDir *dir = g_dir_open(path, 0, NULL);
+    unsigned n = 0;
+
+    g_assert_nonnull(dir);
+    while (g_dir_read_name(dir)) {
+        n++;
+    }
+    g_dir_close(dir);
+    return n;
+}
+
+static unsigned count_lines(const char *path, const char *what)
+{
+    g_autofree char *text = NULL;
+    unsigned n = 0;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    for (const char *at = text; (at = strstr(at, what)); at++) {
+        n++;
+    }
+    return n;
+}
+
+/* CPU time that the process has used, in ticks of the clock. */
+static uint64_t cpu_ticks(QTestState *qts)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/stat",
+                                            (int)qtest_pid(qts));
+    g_autofree char *text = NULL;
+    unsigned long utime, stime;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    g_assert_cmpint(sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d %*d %*u "
+                           "%*u %*u %*u %*u %lu %lu", &utime, &stime), ==, 2);
+    return utime + stime;
+}
+
+/* Less than 5 % of a second that passes with nothing to do. */
+static void check_idle(QTestState *qts)
+{
+    uint64_t before = cpu_ticks(qts);
+
+    g_usleep(G_USEC_PER_SEC); /* what is measured is that nothing happens */
+    g_assert_cmpint((cpu_ticks(qts) - before) * 20, <=,
+                    sysconf(_SC_CLK_TCK));
+}
+
+static QDict *get_property(QTestState *qts, const char *name)
+{
+    return qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
+                     "'/machine/peripheral/ivs', 'property': %s } }", name);
+}
+
+static uint64_t get_number(QTestState *qts, const char *name)
+{
+    QDict *ret = get_property(qts, name);
+    uint64_t value = qdict_get_int(ret, "return");
+
+    qobject_unref(ret);
+    return value;
+}
+
+/* Interrupts that the own vector has taken. */
+static uint64_t get_interrupts(QTestState *qts, unsigned vector)
+{
+    QDict *ret = get_property(qts, "interrupts");
+    const QListEntry *entry = qlist_first(qdict_get_qlist(ret, "return"));
+    uint64_t value;
+
+    while (vector--) {
+        entry = qlist_next(entry);
+    }
+    value = qnum_get_int(qobject_to(QNum, qlist_entry_obj(entry)));
+    qobject_unref(ret);
+    return value;
 }
 
 /* Machines that are not to start, and what QEMU says on stderr */
@@ -950,6 +1035,391 @@ static void test_interrupt_from_a_peer(void)
     fake_free(srv);
 }
 
+/* Several vectors */
+
+/* Wire vector k to input k of the NVIC; the AN511 has 64 of them. */
+static QTestState *machine_with_vectors(FakeServer *srv, unsigned vectors)
+{
+    g_autoptr(GString) wires = g_string_new(NULL);
+    QTestState *qts;
+
+    for (unsigned i = 0; i < vectors; i++) {
+        g_string_append_printf(wires, ",'sysbus-irq[%u]=/machine/armv7m/nvic/"
+                               "unnamed-gpio-in[%u]'", i, i);
+    }
+    fake_start(srv);
+    qts = machine(srv->path, "-machine mps2-an511 -device ivshmem-flat,"
+                  "id=ivs,chardev=ivshmem," AT ",vectors=%u%s", vectors,
+                  wires->str);
+    fake_join(srv);
+    return qts;
+}
+
+/* 64 vectors: each drives its own output, and no other. */
+static void test_vectors_drive_their_outputs(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int own[64];
+
+    fake_script_greeting(srv, 5);
+    for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
+        own[i] = fake_script_vector(srv, 5);
+    }
+    qts = machine_with_vectors(srv, ARRAY_SIZE(own));
+    for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
+        interrupt(own[i]);
+        while (!pending(qts, i)) {
+            g_usleep(100);
+        }
+        g_assert_cmphex(qtest_readl(qts, NVIC_ISPR), ==,
+                        i < 32 ? BIT(i) : 0);
+        g_assert_cmphex(qtest_readl(qts, NVIC_ISPR + 4), ==,
+                        i < 32 ? 0 : BIT(i - 32));
+        wait_interrupt(qts, i);
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* A peer rings them all at once: as many interrupts, and then peace. */
+static void test_vectors_all_at_once(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int own[64];
+
+    fake_script_greeting(srv, 5);
+    for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
+        own[i] = fake_script_vector(srv, 5);
+    }
+    qts = machine_with_vectors(srv, ARRAY_SIZE(own));
+    for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
+        interrupt(own[i]);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
+        wait_interrupt(qts, i);
+        g_assert_cmpint(rung(own[i]), ==, 0);
+        g_assert_cmpint(get_interrupts(qts, i), ==, 1);
+    }
+    check_idle(qts);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* "If it is configured for more, the extra vectors remain unconnected." */
+static void test_vectors_fewer_from_the_server(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int own[2];
+
+    fake_script_greeting(srv, 5);
+    own[0] = fake_script_vector(srv, 5);
+    own[1] = fake_script_vector(srv, 5);
+    qts = machine_with_vectors(srv, 4);
+    qtest_writel(qts, DOORBELL, doorbell(5, 1));
+    wait_interrupt(qts, 1);
+    qtest_writel(qts, DOORBELL, doorbell(5, 2));
+    qtest_writel(qts, DOORBELL, doorbell(5, 3));
+    qtest_writel(qts, DOORBELL, doorbell(5, 0));
+    wait_interrupt(qts, 0);
+    g_assert_cmphex(qtest_readl(qts, NVIC_ISPR), ==, 0);
+    g_assert_cmpint(rung(own[0]) + rung(own[1]), ==, 0);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* An output without a wire: that vector is off, the others are not. */
+static void test_vectors_without_a_wire(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    QTestState *qts;
+    int own[4];
+
+    fake_script_greeting(srv, 5);
+    for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
+        own[i] = fake_script_vector(srv, 5);
+    }
+    fake_start(srv);
+    qts = machine(srv->path, "-machine mps2-an385 -device ivshmem-flat,id=ivs,"
+                  "chardev=ivshmem," AT ",vectors=4,"
+                  "'sysbus-irq[2]=/machine/armv7m/nvic/unnamed-gpio-in[25]'"
+                  " 2>%s", errors);
+    fake_join(srv);
+    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 5);
+    for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
+        interrupt(own[i]);
+    }
+    wait_interrupt(qts, 25);
+    fake_sync(srv, qts);
+    for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
+        g_assert_cmpint(rung(own[i]), ==, i != 2);
+    }
+    g_assert_cmpint(count_lines(errors, "\n"), ==, 1);
+    g_assert_cmpint(count_lines(errors, "/machine/peripheral/ivs: vectors "
+                                "without an interrupt input are off: 0, 1, "
+                                "3;"), ==, 1);
+    qtest_quit(qts);
+    unlink(errors);
+    fake_free(srv);
+}
+
+static void test_vectors_are_outputs(void)
+{
+    static const unsigned counts[] = { 1, 4, 64 };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(counts); i++) {
+        g_autofree char *expected = g_strdup_printf(
+            "gpio-out \"sysbus-irq\" %u\r\n", counts[i]);
+        g_autofree char *beyond = g_strdup_printf("sysbus-irq[%u]", counts[i]);
+        g_autofree char *qtree = NULL;
+        FakeServer *srv = fake_new();
+        QTestState *qts;
+        QDict *ret;
+
+        fake_script_greeting(srv, 5);
+        fake_script_vector(srv, 5);
+        qts = machine_with_vectors(srv, counts[i]);
+        qtree = qtest_hmp(qts, "info qtree");
+        g_assert_nonnull(strstr(strstr(qtree, "dev: ivshmem-flat"), expected));
+        ret = get_property(qts, beyond);
+        g_assert_true(qdict_haskey(ret, "error"));
+        qobject_unref(ret);
+        qtest_quit(qts);
+        fake_free(srv);
+    }
+}
+
+static void test_vectors_in_json(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int own;
+
+    fake_script_greeting(srv, 5);
+    fake_script_vector(srv, 5);
+    own = fake_script_vector(srv, 5);
+    fake_start(srv);
+    qts = machine(srv->path, "-machine mps2-an385 -device '"
+                  "{\"driver\": \"ivshmem-flat\", \"chardev\": \"ivshmem\","
+                  " \"vectors\": 2,"
+                  " \"x-bus-address-iomem\": 1342177280,"
+                  " \"x-bus-address-shmem\": 1879048192,"
+                  " \"x-irq-qompath\":"
+                  " \"/machine/armv7m/nvic/unnamed-gpio-in[25]\","
+                  " \"sysbus-irq[1]\":"
+                  " \"/machine/armv7m/nvic/unnamed-gpio-in[26]\"}'");
+    fake_join(srv);
+    interrupt(own);
+    wait_interrupt(qts, 26);
+    g_assert_false(pending(qts, 25));
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/*
+ * Revision 0
+ *
+ * docs/specs/ivshmem-spec.rst, "PCI device registers": Status and Mask
+ * together control a level.
+ */
+
+static void wait_level(QTestState *qts, unsigned input, bool level)
+{
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+
+    while (qtest_get_irq(qts, input) != level) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        qtest_readl(qts, IVPOSITION);
+    }
+}
+
+static void test_revision_0(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int own;
+
+    fake_script_greeting(srv, 5);
+    own = fake_script_vector(srv, 5);
+    fake_start(srv);
+    qts = machine(srv->path, "-machine mps2-an385 -device ivshmem-flat,id=ivs,"
+                  "chardev=ivshmem," AT "," WIRED ",revision=0");
+    fake_join(srv);
+    qtest_irq_intercept_in(qts, "/machine/armv7m");
+
+    /* masked: the status tells, the line does not */
+    interrupt(own);
+    while (get_interrupts(qts, 0) != 1) {
+        /* until it has been taken */
+    }
+    g_assert_false(qtest_get_irq(qts, INPUT));
+
+    /* unmasked: it is high until the status has been read */
+    qtest_writel(qts, INTRMASK, 1);
+    g_assert_true(qtest_get_irq(qts, INPUT));
+    qtest_writel(qts, INTRMASK, 0);
+    g_assert_false(qtest_get_irq(qts, INPUT));
+    qtest_writel(qts, INTRMASK, 0xfffffffe);
+    g_assert_false(qtest_get_irq(qts, INPUT));
+    qtest_writel(qts, INTRMASK, 0xffffffff);
+    g_assert_true(qtest_get_irq(qts, INPUT));
+    g_assert_cmphex(qtest_readl(qts, INTRSTATUS), ==, 1);
+    g_assert_false(qtest_get_irq(qts, INPUT));
+    g_assert_cmphex(qtest_readl(qts, INTRSTATUS), ==, 0);
+
+    /* and again; a write to the status counts too */
+    interrupt(own);
+    wait_level(qts, INPUT, true);
+    qtest_writel(qts, INTRSTATUS, 0);
+    g_assert_false(qtest_get_irq(qts, INPUT));
+    qtest_writel(qts, INTRSTATUS, 1);
+    g_assert_true(qtest_get_irq(qts, INPUT));
+
+    qtest_system_reset(qts);
+    g_assert_false(qtest_get_irq(qts, INPUT));
+    g_assert_cmphex(qtest_readl(qts, INTRMASK), ==, 0);
+    g_assert_cmphex(qtest_readl(qts, INTRSTATUS), ==, 0);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/*
+ * A controller that samples levels: SPI 32 + 80 of the MPS3-AN536's GICv3,
+ * level-sensitive as it is after reset.
+ */
+
+#define AN536_IOMEM 0xe7000000
+#define AN536_SHMEM 0x14000000
+#define AN536_SPI 80
+#define GICD_ISPENDR (0xf0000000 + 0x200 + (32 + AN536_SPI) / 32 * 4)
+#define AN536_PENDING BIT((32 + AN536_SPI) % 32)
+
+static QTestState *an536(FakeServer *srv, int *own, unsigned revision)
+{
+    QTestState *qts;
+
+    fake_script_greeting(srv, 5);
+    *own = fake_script_vector(srv, 5);
+    fake_start(srv);
+    qts = machine(srv->path, "-machine mps3-an536 -device ivshmem-flat,id=ivs,"
+                  "chardev=ivshmem,x-bus-address-iomem=0x%x,"
+                  "x-bus-address-shmem=0x%x,revision=%u,"
+                  "'x-irq-qompath=/machine/gic/unnamed-gpio-in[%u]'",
+                  AN536_IOMEM, AN536_SHMEM, revision, AN536_SPI);
+    fake_join(srv);
+    return qts;
+}
+
+static void test_revision_0_at_a_level_input(void)
+{
+    FakeServer *srv = fake_new();
+    int own;
+    QTestState *qts = an536(srv, &own, 0);
+
+    qtest_writel(qts, AN536_IOMEM, 1);
+    for (unsigned i = 1; i <= 10; i++) {
+        interrupt(own);
+        while (get_interrupts(qts, 0) != i) {
+            /* until it has been taken */
+        }
+        g_assert_true(qtest_readl(qts, GICD_ISPENDR) & AN536_PENDING);
+        g_assert_cmphex(qtest_readl(qts, AN536_IOMEM + 4), ==, 1);
+        g_assert_false(qtest_readl(qts, GICD_ISPENDR) & AN536_PENDING);
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* What revision 1 does there: the pulse is over before anybody looks. */
+static void test_revision_1_at_a_level_input(void)
+{
+    FakeServer *srv = fake_new();
+    int own;
+    QTestState *qts = an536(srv, &own, 1);
+
+    interrupt(own);
+    while (get_interrupts(qts, 0) != 1) {
+        /* until it has been taken */
+    }
+    g_assert_false(qtest_readl(qts, GICD_ISPENDR) & AN536_PENDING);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* Looking in */
+
+static bool is_connected(QTestState *qts)
+{
+    QDict *ret = get_property(qts, "connected");
+    bool connected = qdict_get_bool(ret, "return");
+
+    qobject_unref(ret);
+    return connected;
+}
+
+static void test_looking_in(void)
+{
+    FakeServer *srv = fake_new();
+    static const struct {
+        unsigned id;
+        unsigned vectors;
+    } expected[] = { { 3, 2 }, { 65535, 1 } };
+    g_autofree char *hmp = NULL;
+    const QListEntry *entry;
+    QTestState *qts;
+    QDict *peers;
+    int own;
+
+    fake_script_greeting(srv, 5);
+    fake_script_vector(srv, 3);
+    fake_script_vector(srv, 3);
+    fake_script_vector(srv, 65535);
+    own = fake_script_vector(srv, 5);
+    fake_start(srv);
+    qts = machine(srv->path, "-machine mps2-an385 -device ivshmem-flat,id=ivs,"
+                  "chardev=ivshmem," AT "," WIRED);
+    fake_join(srv);
+
+    g_assert_cmpint(get_number(qts, "id"), ==, 5);
+    g_assert_cmpint(get_number(qts, "shmem-size"), ==, SHMEM_SIZE);
+    g_assert_true(is_connected(qts));
+    peers = get_property(qts, "peers");
+    entry = qlist_first(qdict_get_qlist(peers, "return"));
+    for (unsigned i = 0; i < ARRAY_SIZE(expected); i++) {
+        QDict *peer = qobject_to(QDict, qlist_entry_obj(entry));
+
+        g_assert_cmpint(qdict_get_int(peer, "id"), ==, expected[i].id);
+        g_assert_cmpint(qdict_get_int(peer, "vectors"), ==,
+                        expected[i].vectors);
+        entry = qlist_next(entry);
+    }
+    g_assert_null(entry);
+    qobject_unref(peers);
+    hmp = qtest_hmp(qts, "qom-get /machine/peripheral/ivs id");
+    g_assert_cmpstr(g_strstrip(hmp), ==, "5");
+
+    qtest_writel(qts, DOORBELL, doorbell(3, 0));
+    qtest_writel(qts, DOORBELL, doorbell(3, 1));
+    qtest_writel(qts, DOORBELL, doorbell(65535, 0));
+    qtest_writel(qts, DOORBELL, doorbell(3, 2));
+    qtest_writel(qts, DOORBELL, doorbell(4, 0));
+    g_assert_cmpint(get_number(qts, "doorbells-sent"), ==, 3);
+    g_assert_cmpint(get_number(qts, "doorbells-dropped"), ==, 2);
+    interrupt(own);
+    wait_interrupt(qts, INPUT);
+    g_assert_cmpint(get_interrupts(qts, 0), ==, 1);
+
+    fake_hang_up(srv);
+    while (is_connected(qts)) {
+        /* until it has noticed */
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 /* "If the client is configured for fewer vectors, it closes the extra" */
 static void test_interrupt_of_an_extra_vector_is_not_served(void)
 {
@@ -1190,10 +1660,17 @@ static void test_properties_refused(void)
           "x-irq-qompath: '/machine/armv7m/nvic' is of type armv7m_nvic" },
         { "," AT ",'x-irq-qompath=unnamed-gpio-in[3]'",
           "x-irq-qompath: 'unnamed-gpio-in[3]' is ambiguous" },
-        { "," AT ",vectors=0", "vectors is 0, expected 1" },
-        { "," AT ",vectors=2", "vectors is 2, expected 1" },
-        { "," AT ",revision=0", "revision is 0, expected 1" },
-        { "," AT ",revision=2", "revision is 2, expected 1" },
+        { "," AT ",vectors=0", "vectors is 0, expected 1 to 64" },
+        { "," AT ",vectors=65", "vectors is 65, expected 1 to 64" },
+        { "," AT ",vectors=2,revision=0",
+          "vectors is 2, expected 1 in revision 0" },
+        { "," AT ",revision=2", "revision is 2, expected 0 or 1" },
+        { "," AT ",vectors=2,"
+          "'sysbus-irq[2]=/machine/armv7m/nvic/unnamed-gpio-in[25]'",
+          "sysbus-irq[2] is wired, expected none beyond sysbus-irq[1] with "
+          "vectors=2" },
+        { "," AT ",'sysbus-irq[64]=/machine/armv7m/nvic/unnamed-gpio-in[25]'",
+          "sysbus-irq[64]" },
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -1405,6 +1882,31 @@ static void test_board(const void *board)
     qtest_quit(peer);
     qtest_quit(qts);
     server_free(srv);
+}
+
+/* Four vectors, each at an input of its own. */
+static void test_board_vectors(const void *board)
+{
+    static const unsigned inputs[] = { 16, 17, 25, 26 };
+    FakeServer *srv = fake_new();
+    int own[ARRAY_SIZE(inputs)];
+    QTestState *qts;
+
+    fake_script_greeting(srv, 5);
+    for (unsigned i = 0; i < ARRAY_SIZE(inputs); i++) {
+        own[i] = fake_script_vector(srv, 5);
+    }
+    fake_start(srv);
+    qts = machine(srv->path, "-machine %s,ivshmem-chardev=ivshmem",
+                  (const char *)board);
+    fake_join(srv);
+    for (unsigned i = 0; i < ARRAY_SIZE(inputs); i++) {
+        interrupt(own[i]);
+        wait_interrupt(qts, inputs[i]);
+        g_assert_cmphex(qtest_readl(qts, NVIC_ISPR), ==, 0);
+    }
+    qtest_quit(qts);
+    fake_free(srv);
 }
 
 /* Without ivshmem-chardev it is the plain board. */
@@ -1739,33 +2241,6 @@ static void test_greeting_without_vectors(void)
  * closed, and everything goes on.
  */
 
-static unsigned count_fds(QTestState *qts)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/fd",
-                                            (int)qtest_pid(qts));
-    GDir *dir = g_dir_open(path, 0, NULL);
-    unsigned n = 0;
-
-    g_assert_nonnull(dir);
-    while (g_dir_read_name(dir)) {
-        n++;
-    }
-    g_dir_close(dir);
-    return n;
-}
-
-static unsigned count_lines(const char *path, const char *what)
-{
-    g_autofree char *text = NULL;
-    unsigned n = 0;
-
-    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
-    for (const char *at = text; (at = strstr(at, what)); at++) {
-        n++;
-    }
-    return n;
-}
-
 typedef struct Running {
     FakeServer *srv;
     QTestState *qts;
@@ -2042,30 +2517,6 @@ static void test_peers_come_and_go(void)
     g_assert_cmpint(resident_kib(r.qts), <, before + 4 * 1024);
     g_assert_cmpint(count_lines(r.errors, "\n"), ==, 0);
     running_free(&r);
-}
-
-/* CPU time that the process has used, in ticks of the clock. */
-static uint64_t cpu_ticks(QTestState *qts)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/stat",
-                                            (int)qtest_pid(qts));
-    g_autofree char *text = NULL;
-    unsigned long utime, stime;
-
-    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
-    g_assert_cmpint(sscanf(strrchr(text, ')'), ") %*c %*d %*d %*d %*d %*d %*u "
-                           "%*u %*u %*u %*u %lu %lu", &utime, &stime), ==, 2);
-    return utime + stime;
-}
-
-/* Less than 5 % of a second that passes with nothing to do. */
-static void check_idle(QTestState *qts)
-{
-    uint64_t before = cpu_ticks(qts);
-
-    g_usleep(G_USEC_PER_SEC); /* what is measured is that nothing happens */
-    g_assert_cmpint((cpu_ticks(qts) - before) * 20, <=,
-                    sysconf(_SC_CLK_TCK));
 }
 
 static void test_server_gone(void)
@@ -2427,6 +2878,27 @@ int main(int argc, char **argv)
     qtest_add_func("/ivshmem-flat/interrupt/extra-vectors-are-not-served",
                    test_interrupt_of_an_extra_vector_is_not_served);
 
+    qtest_add_func("/ivshmem-flat/vectors/drive-their-outputs",
+                   test_vectors_drive_their_outputs);
+    qtest_add_func("/ivshmem-flat/vectors/all-at-once",
+                   test_vectors_all_at_once);
+    qtest_add_func("/ivshmem-flat/vectors/fewer-from-the-server",
+                   test_vectors_fewer_from_the_server);
+    qtest_add_func("/ivshmem-flat/vectors/without-a-wire",
+                   test_vectors_without_a_wire);
+    qtest_add_func("/ivshmem-flat/vectors/are-outputs",
+                   test_vectors_are_outputs);
+    qtest_add_func("/ivshmem-flat/vectors/in-json", test_vectors_in_json);
+    qtest_add_func("/ivshmem-flat/revision-0/status-and-mask",
+                   test_revision_0);
+    qtest_add_func("/ivshmem-flat/looking-in", test_looking_in);
+    if (qtest_has_machine("mps3-an536")) {
+        qtest_add_func("/ivshmem-flat/revision-0/at-a-level-input",
+                       test_revision_0_at_a_level_input);
+        qtest_add_func("/ivshmem-flat/revision-1/at-a-level-input",
+                       test_revision_1_at_a_level_input);
+    }
+
     qtest_add_func("/ivshmem-flat/no-interrupt/off-both-ways",
                    test_no_interrupt);
     qtest_add_func("/ivshmem-flat/no-interrupt/warns-once",
@@ -2455,6 +2927,7 @@ int main(int argc, char **argv)
             void (*test)(const void *board);
         } tests[] = {
             { "works", test_board },
+            { "vectors", test_board_vectors },
             { "starts-bare", test_board_bare },
             { "refuses", test_board_refuses },
             { "help", test_board_help },

@@ -20,14 +20,18 @@
  *    realize maps the two regions on the system bus; both or neither
  *  + QOM property "shmem-size": size that the server's object must have;
  *    unset, and after realize: the size that it has
- *  + QOM property "vectors": number of own vectors
- *  + QOM property "revision": device revision, as in the specification
+ *  + QOM property "vectors": number of own vectors, 1 to 64
+ *  + QOM property "revision": device revision, as in the specification: 1 or,
+ *    with one vector only, 0
+ *  + QOM properties "id", "connected", "peers", "doorbells-sent",
+ *    "doorbells-dropped", "interrupts": to look in, read-only
  *  + sysbus MMIO region 0: the registers, 256 bytes, as the PCI device's BAR 0
  *  + sysbus MMIO region 1: the shared memory, as BAR 2; its size is 0 until
  *    realize has learnt it from the server. Both regions exist from
  *    instance_init on, so a board may map them before or after realize.
- *  + sysbus IRQ k: vector k, a pulse per interrupt. A board may connect it
- *    before or after realize, until the machine is done.
+ *  + sysbus IRQ k: vector k, a pulse per interrupt; a level in revision 0.
+ *    There are 64 until realize, and as many as vectors from then on. A board
+ *    may connect them before or after realize, until the machine is done.
  */
 
 #ifndef HW_MISC_IVSHMEM_FLAT_H
@@ -83,7 +87,7 @@ typedef enum IvshmemFlatPhase {
  * @vectors: the peer's eventfds, in the order of their vectors; owned
  */
 typedef struct IvshmemFlatPeer {
-    unsigned nvectors;
+    uint32_t nvectors;
     EventNotifier vectors[];
 } IvshmemFlatPeer;
 
@@ -91,10 +95,14 @@ typedef struct IvshmemFlatPeer {
  * IvshmemFlatVector: one of the device's own vectors
  * @s: the device
  * @eventfd: what a peer writes to interrupt us; owned
+ * @wired: its output goes somewhere; known when the machine is done
+ * @interrupts: how many it has taken
  */
 typedef struct IvshmemFlatVector {
     IvshmemFlat *s;
     EventNotifier eventfd;
+    bool wired;
+    uint64_t interrupts;
 } IvshmemFlatVector;
 
 /**
@@ -150,6 +158,10 @@ struct IvshmemFlat {
     IvshmemFlatPeer **peers;        /* by id; NULL: not connected */
     unsigned nvectors;              /* elements of @own in use */
     IvshmemFlatVector own[IVSHMEM_FLAT_MAX_VECTORS];
+
+    /* statistics */
+    uint64_t doorbells_sent;
+    uint64_t doorbells_dropped;
 
     /* doorbells that wait for their peer's announcement */
     IvshmemFlatKept kept[IVSHMEM_FLAT_MAX_KEPT];
