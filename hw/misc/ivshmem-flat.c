@@ -23,8 +23,10 @@
  *    Connected means here: announced by the server, read by us or not.
  *  + A peer's first IVSHMEM_FLAT_MAX_VECTORS vectors can be rung.
  *
- * Not modelled: memory without a server (ivshmem-plain); migration, since the
- * memory is the server's.
+ *  + A server that comes back greets a device anew, with a new id, as if the
+ *    device had been plugged into it then.
+ *
+ * Not modelled: memory without a server (ivshmem-plain).
  */
 
 #include "qemu/osdep.h"
@@ -45,8 +47,10 @@
 #include "hw/qdev-properties.h"
 #include "hw/qdev-properties-system.h"
 #include "hw/registerfields.h"
+#include "io/task.h"
+#include "migration/blocker.h"
 #include "migration/vmstate.h"
-#include "system/runstate.h"
+#include "system/replay.h"
 #include "system/system.h"
 #include "trace.h"
 
@@ -88,6 +92,7 @@ typedef enum BadMessage {
     BAD_EVENTFD,
     BAD_OWN_GONE,
     BAD_UNKNOWN_GONE,
+    BAD_GREETING,
 } BadMessage;
 
 /* Doorbells */
@@ -443,7 +448,7 @@ static bool ivshmem_flat_check_places(IvshmemFlat *s, Error **errp)
     hwaddr shmem = s->bus_address_shmem;
     uint64_t shmem_size = s->shmem_size;
 
-    if (!ivshmem_flat_has_address(s)) {
+    if (!ivshmem_flat_has_address(s) || s->memory) { /* or: we are there */
         return true;
     }
     if (!ivshmem_flat_check_range("x-bus-address-iomem", iomem, IOMEM_SIZE,
@@ -520,23 +525,54 @@ static bool ivshmem_flat_check_shmem(IvshmemFlat *s, int fd, Error **errp)
     return true;
 }
 
-/* Put the server's object into the container. */
-static bool ivshmem_flat_map_shmem(IvshmemFlat *s, Error **errp)
+static void ivshmem_flat_unmap_shmem(IvshmemFlat *s)
+{
+    if (s->memory) {
+        memory_region_del_subregion(&s->shmem, &s->memory->ram);
+        vmstate_unregister_ram(&s->memory->ram, DEVICE(s));
+        object_unref(g_steal_pointer(&s->memory));
+    }
+}
+
+static bool ivshmem_flat_same_file(int a, int b)
+{
+    struct stat sa, sb;
+
+    return fstat(a, &sa) == 0 && fstat(b, &sb) == 0 &&
+           sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
+}
+
+/*
+ * Put the server's object into the container, in place of the one that is
+ * there. The guest sees either the one or the other. Takes @fd.
+ */
+static bool ivshmem_flat_map_shmem(IvshmemFlat *s, int fd, Error **errp)
 {
     g_autofree char *path = object_get_canonical_path(OBJECT(s));
     /* unique, and the same when the same machine is started again */
     g_autofree char *name = g_strconcat("ivshmem-flat:", path, NULL);
+    IvshmemFlatMemory *old = s->memory, *new;
 
+    if (old && ivshmem_flat_same_file(fd, memory_region_get_fd(&old->ram))) {
+        close(fd);
+        return true;
+    }
+    new = IVSHMEM_FLAT_MEMORY(object_new(TYPE_IVSHMEM_FLAT_MEMORY));
     if (!ivshmem_flat_check_places(s, errp) ||
-        !memory_region_init_ram_from_fd(&s->ram, OBJECT(s), name,
-                                        s->shmem_size, RAM_SHARED,
-                                        s->shmem_fd, 0, errp)) {
+        !memory_region_init_ram_from_fd(&new->ram, OBJECT(new), name,
+                                        s->shmem_size, RAM_SHARED, fd, 0,
+                                        errp)) {
+        close(fd);
+        object_unref(new);
         return false;
     }
-    s->shmem_fd = -1; /* the RAM owns it now */
-    s->has_ram = true;
+    memory_region_transaction_begin();
+    ivshmem_flat_unmap_shmem(s);
+    vmstate_register_ram(&new->ram, DEVICE(s));
     memory_region_set_size(&s->shmem, s->shmem_size);
-    memory_region_add_subregion(&s->shmem, 0, &s->ram);
+    memory_region_add_subregion(&s->shmem, 0, &new->ram);
+    memory_region_transaction_commit();
+    s->memory = new;
     return true;
 }
 
@@ -578,17 +614,53 @@ static void ivshmem_flat_greeting(IvshmemFlat *s, int64_t value, int fd,
     } else if (s->phase == IVSHMEM_FLAT_AWAIT_VERSION) {
         s->phase = IVSHMEM_FLAT_AWAIT_ID;
     } else if (s->phase == IVSHMEM_FLAT_AWAIT_ID) {
-        s->id = value;
+        s->new_id = value;
         s->phase = IVSHMEM_FLAT_AWAIT_SHMEM;
     } else if (ivshmem_flat_check_shmem(s, fd, &s->greeting_error)) {
-        s->shmem_fd = fd;
-        s->phase = IVSHMEM_FLAT_CONNECTED;
-        trace_ivshmem_flat_greeting(s->id, s->shmem_size);
+        if (ivshmem_flat_map_shmem(s, fd, &s->greeting_error)) {
+            s->id = s->new_id;
+            s->phase = IVSHMEM_FLAT_CONNECTED;
+            s->reported = 0;
+            timer_del(s->greeting_timer);
+            trace_ivshmem_flat_greeting(s->id, s->shmem_size);
+        }
         return;
     }
     if (fd >= 0) {
         close(fd);
     }
+}
+
+/*
+ * The greeting of a server that has come back went wrong: report it once, and
+ * let the chardev try again. At start-up this is realize's business.
+ */
+static void ivshmem_flat_greeting_failed(IvshmemFlat *s)
+{
+    if (!DEVICE(s)->realized) {
+        return;
+    }
+    s->phase = IVSHMEM_FLAT_DISCONNECTED;
+    timer_del(s->greeting_timer);
+    if (s->reported & BIT(BAD_GREETING)) {
+        error_free(s->greeting_error);
+    } else {
+        s->reported |= BIT(BAD_GREETING);
+        error_reportf_err(s->greeting_error, "ivshmem-flat: chardev '%s': ",
+                          qemu_chr_fe_get_driver(&s->chr)->label);
+    }
+    s->greeting_error = NULL;
+    qemu_chr_fe_disconnect(&s->chr);
+}
+
+static void ivshmem_flat_greeting_timeout(void *opaque)
+{
+    IvshmemFlat *s = opaque;
+
+    error_setg(&s->greeting_error, "server sent %" PRIu64 " bytes in %d s, "
+               "expected %s", s->received, GREETING_MS / 1000,
+               ivshmem_flat_expected(s->phase));
+    ivshmem_flat_greeting_failed(s);
 }
 
 /* The server's messages: peers that come and go */
@@ -628,6 +700,19 @@ static void ivshmem_flat_free_peer(IvshmemFlat *s, unsigned id)
         event_notifier_cleanup(&peer->vectors[i]);
     }
     g_free(peer);
+}
+
+static void ivshmem_flat_forget_peers(IvshmemFlat *s)
+{
+    while (s->nvectors) {
+        IvshmemFlatVector *v = &s->own[--s->nvectors];
+
+        event_notifier_set_handler(&v->eventfd, NULL);
+        event_notifier_cleanup(&v->eventfd);
+    }
+    for (unsigned i = 0; i < MAX_PEERS; i++) {
+        ivshmem_flat_free_peer(s, i);
+    }
 }
 
 static void ivshmem_flat_peer_gone(IvshmemFlat *s, unsigned id)
@@ -762,8 +847,11 @@ static void ivshmem_flat_receive(void *opaque, const uint8_t *buf, int size)
     if (s->phase == IVSHMEM_FLAT_CONNECTED) {
         ivshmem_flat_peer_message(s, value, fd, nfds);
         ivshmem_flat_retry_kept(s);
-    } else {
-        ivshmem_flat_greeting(s, value, fd, nfds);
+        return;
+    }
+    ivshmem_flat_greeting(s, value, fd, nfds);
+    if (s->greeting_error) {
+        ivshmem_flat_greeting_failed(s);
     }
 }
 
@@ -777,20 +865,51 @@ static void ivshmem_flat_drop_message(IvshmemFlat *s)
     s->msg_nfds = 0;
 }
 
+/* A chardev with reconnect-ms tries again until the server is back. */
+static bool ivshmem_flat_reconnects(IvshmemFlat *s)
+{
+    return SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr))->reconnect_time_ms;
+}
+
+static void ivshmem_flat_connected(IvshmemFlat *s)
+{
+    if (s->phase == IVSHMEM_FLAT_DISCONNECTED) {
+        s->phase = IVSHMEM_FLAT_AWAIT_VERSION;
+        s->received = 0;
+        timer_mod(s->greeting_timer,
+                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + GREETING_MS);
+    }
+}
+
+/*
+ * From the main loop, because that does not turn any more when QEMU leaves and
+ * closes its chardevs.
+ */
+static void ivshmem_flat_report_gone(void *opaque)
+{
+    IvshmemFlat *s = opaque;
+
+    warn_report("ivshmem-flat: the server at chardev '%s' is gone, %s",
+                qemu_chr_fe_get_driver(&s->chr)->label,
+                ivshmem_flat_reconnects(s) ?
+                "waiting for it to come back" :
+                "going on with the peers that are known");
+}
+
 static void ivshmem_flat_disconnected(IvshmemFlat *s)
 {
+    ivshmem_flat_drop_message(s);
     switch (s->phase) {
     case IVSHMEM_FLAT_DISCONNECTED:
         return;
     case IVSHMEM_FLAT_CONNECTED:
         s->phase = IVSHMEM_FLAT_DISCONNECTED;
-        ivshmem_flat_drop_message(s);
         ivshmem_flat_retry_kept(s);
         trace_ivshmem_flat_server_gone();
-        if (!runstate_check(RUN_STATE_SHUTDOWN)) { /* we are not leaving */
-            warn_report("ivshmem-flat: the server at chardev '%s' is gone, "
-                        "going on with the peers that are known",
-                        qemu_chr_fe_get_driver(&s->chr)->label);
+        qemu_bh_schedule(s->gone_bh);
+        if (ivshmem_flat_reconnects(s)) {
+            /* The next server will give everybody another id. */
+            ivshmem_flat_forget_peers(s);
         }
         return;
     default:
@@ -799,6 +918,7 @@ static void ivshmem_flat_disconnected(IvshmemFlat *s)
                        "after %" PRIu64 " bytes, expected %s", s->received,
                        ivshmem_flat_expected(s->phase));
         }
+        ivshmem_flat_greeting_failed(s);
         return;
     }
 }
@@ -810,6 +930,8 @@ static void ivshmem_flat_event(void *opaque, QEMUChrEvent event)
         ivshmem_flat_disconnected(opaque);
         break;
     case CHR_EVENT_OPENED:
+        ivshmem_flat_connected(opaque);
+        break;
     case CHR_EVENT_BREAK:
     case CHR_EVENT_MUX_IN:
     case CHR_EVENT_MUX_OUT:
@@ -888,17 +1010,40 @@ static void ivshmem_flat_recv_first_batch(IvshmemFlat *s,
     }
 }
 
+/* Wait as long as it takes, if the user has asked for that. */
+static bool ivshmem_flat_wait_for_server(IvshmemFlat *s, GMainContext *context,
+                                         Error **errp)
+{
+    Chardev *chr = qemu_chr_fe_get_driver(&s->chr);
+    SocketChardev *sock = SOCKET_CHARDEV(chr);
+
+    if (sock->connect_task) {
+        /* It was begun in the main context, which does not run yet. */
+        qio_task_wait_thread(sock->connect_task);
+    }
+    if (s->phase != IVSHMEM_FLAT_DISCONNECTED) {
+        return true;
+    }
+    if (!ivshmem_flat_reconnects(s)) {
+        error_setg(errp, "chardev '%s' is not connected", chr->label);
+        return false;
+    }
+    info_report("ivshmem-flat: waiting for a server at chardev '%s'",
+                chr->label);
+    while (s->phase == IVSHMEM_FLAT_DISCONNECTED) {
+        g_main_context_iteration(context, true);
+    }
+    return true;
+}
+
 static bool ivshmem_flat_connect(IvshmemFlat *s, Error **errp)
 {
     g_autoptr(GMainContext) context = g_main_context_new();
     bool ok;
 
-    if (qemu_chr_fe_wait_connected(&s->chr, errp) < 0) {
-        return false;
-    }
     ivshmem_flat_set_handlers(s, context);
-    ok = ivshmem_flat_recv_greeting(s, context, errp) &&
-         ivshmem_flat_map_shmem(s, errp);
+    ok = ivshmem_flat_wait_for_server(s, context, errp) &&
+         ivshmem_flat_recv_greeting(s, context, errp);
     if (ok) {
         ivshmem_flat_recv_first_batch(s, context);
     }
@@ -976,8 +1121,32 @@ static bool ivshmem_flat_check_addresses(IvshmemFlat *s, Error **errp)
     return true;
 }
 
+/* As in the PCI device: the first on a server may take the memory along. */
+static bool ivshmem_flat_decide_master(IvshmemFlat *s, Error **errp)
+{
+    if (s->master == ON_OFF_AUTO_AUTO) {
+        s->master = s->id == 0 ? ON_OFF_AUTO_ON : ON_OFF_AUTO_OFF;
+    }
+    if (s->master == ON_OFF_AUTO_ON) {
+        if (s->id != 0) {
+            error_setg(errp, "master=on with own id %u, expected 0: the "
+                       "master connects before its peers, or it would "
+                       "overwrite the memory that they use", s->id);
+        }
+        return s->id == 0;
+    }
+    error_setg(&s->migration_blocker, "ivshmem-flat with master=off: its "
+               "shared memory belongs to a server and stays behind");
+    return migrate_add_blocker(&s->migration_blocker, errp) == 0;
+}
+
 static bool ivshmem_flat_check_properties(IvshmemFlat *s, Error **errp)
 {
+    if (replay_mode != REPLAY_MODE_NONE) {
+        error_setg(errp, "ivshmem-flat cannot be recorded or replayed: peers "
+                   "write to its memory when they please");
+        return false;
+    }
     if (s->vectors < 1 || s->vectors > IVSHMEM_FLAT_MAX_VECTORS) {
         error_setg(errp, "vectors is %" PRIu32 ", expected 1 to %d",
                    s->vectors, IVSHMEM_FLAT_MAX_VECTORS);
@@ -1012,26 +1181,13 @@ static void ivshmem_flat_disconnect(IvshmemFlat *s)
                              true);
     s->phase = IVSHMEM_FLAT_DISCONNECTED;
     ivshmem_flat_drop_message(s);
-    if (s->shmem_fd >= 0) {
-        close(s->shmem_fd);
-        s->shmem_fd = -1;
-    }
     s->nkept = 0;
-    while (s->nvectors) {
-        IvshmemFlatVector *v = &s->own[--s->nvectors];
-
-        event_notifier_set_handler(&v->eventfd, NULL);
-        event_notifier_cleanup(&v->eventfd);
-    }
-    for (unsigned i = 0; i < MAX_PEERS; i++) {
-        ivshmem_flat_free_peer(s, i);
-    }
+    ivshmem_flat_forget_peers(s);
     g_free(g_steal_pointer(&s->peers));
-    if (s->has_ram) {
-        s->has_ram = false;
-        memory_region_del_subregion(&s->shmem, &s->ram);
-        object_unparent(OBJECT(&s->ram));
-    }
+    timer_free(g_steal_pointer(&s->greeting_timer));
+    qemu_bh_delete(g_steal_pointer(&s->gone_bh));
+    ivshmem_flat_unmap_shmem(s);
+    migrate_del_blocker(&s->migration_blocker);
 }
 
 /*
@@ -1062,9 +1218,13 @@ static void ivshmem_flat_realize(DeviceState *dev, Error **errp)
     if (!ivshmem_flat_check_properties(s, errp)) {
         return;
     }
-    s->phase = IVSHMEM_FLAT_AWAIT_VERSION;
     s->peers = g_new0(IvshmemFlatPeer *, MAX_PEERS);
-    if (!ivshmem_flat_connect(s, errp)) {
+    s->greeting_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
+                                     ivshmem_flat_greeting_timeout, s);
+    s->gone_bh = qemu_bh_new_guarded(ivshmem_flat_report_gone, s,
+                                     &dev->mem_reentrancy_guard);
+    if (!ivshmem_flat_connect(s, errp) ||
+        !ivshmem_flat_decide_master(s, errp)) {
         ivshmem_flat_disconnect(s);
         return;
     }
@@ -1093,7 +1253,6 @@ static void ivshmem_flat_init(Object *obj)
 
     s->phase = IVSHMEM_FLAT_DISCONNECTED;
     s->msg_fd = -1;
-    s->shmem_fd = -1;
     memory_region_init_io(&s->iomem, obj, &ivshmem_flat_ops, s,
                           "ivshmem-flat-registers", IOMEM_SIZE);
     memory_region_init(&s->shmem, obj, "ivshmem-flat-shmem", 0);
@@ -1221,12 +1380,40 @@ static const Property ivshmem_flat_properties[] = {
                        UINT64_MAX),
     DEFINE_PROP_UINT32("vectors", IvshmemFlat, vectors, 1),
     DEFINE_PROP_UINT32("revision", IvshmemFlat, revision, 1),
+    DEFINE_PROP_ON_OFF_AUTO("master", IvshmemFlat, master, ON_OFF_AUTO_OFF),
 };
 
-/* The memory is the server's, and another machine has another server. */
+static int ivshmem_flat_pre_load(void *opaque)
+{
+    IvshmemFlat *s = opaque;
+
+    if (s->master != ON_OFF_AUTO_ON) {
+        error_report("ivshmem-flat: own id is %u and master is off, the "
+                     "incoming shared memory would overwrite what peers use",
+                     s->id);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static int ivshmem_flat_post_load(void *opaque, int version_id)
+{
+    ivshmem_flat_update_irq(opaque);
+    return 0;
+}
+
+/* Connection, id and peers are the destination's own. */
 static const VMStateDescription ivshmem_flat_vmstate = {
     .name = TYPE_IVSHMEM_FLAT,
-    .unmigratable = 1,
+    .version_id = 1,
+    .minimum_version_id = 1,
+    .pre_load = ivshmem_flat_pre_load,
+    .post_load = ivshmem_flat_post_load,
+    .fields = (const VMStateField[]) {
+        VMSTATE_UINT32(intrmask, IvshmemFlat),
+        VMSTATE_UINT32(intrstatus, IvshmemFlat),
+        VMSTATE_END_OF_LIST()
+    },
 };
 
 static void ivshmem_flat_class_init(ObjectClass *klass,
@@ -1240,6 +1427,7 @@ static void ivshmem_flat_class_init(ObjectClass *klass,
         { "x-bus-address-shmem", "Address of the shared memory" },
         { "vectors", "Number of own vectors and of interrupt outputs" },
         { "revision", "Device revision, as in the ivshmem specification" },
+        { "master", "Whether the shared memory's content migrates" },
         { "x-irq-qompath",
           "QOM path of the interrupt input that vector 0 drives" },
         { "shmem-size", "Size that the server's shared memory must have" },
@@ -1276,6 +1464,10 @@ static void ivshmem_flat_class_init(ObjectClass *klass,
 
 static const TypeInfo ivshmem_flat_types[] = {
     {
+        .name = TYPE_IVSHMEM_FLAT_MEMORY,
+        .parent = TYPE_OBJECT,
+        .instance_size = sizeof(IvshmemFlatMemory),
+    }, {
         .name = TYPE_IVSHMEM_FLAT,
         .parent = TYPE_DYNAMIC_SYS_BUS_DEVICE,
         .instance_size = sizeof(IvshmemFlat),

@@ -93,14 +93,10 @@ static void server_child(IvshmemServer *server)
     _exit(0);
 }
 
-static Server *server_new(size_t size, unsigned vectors)
+static void server_start(Server *srv, size_t size, unsigned vectors)
 {
-    Server *srv = g_new0(Server, 1);
     IvshmemServer server;
 
-    srv->dir = g_dir_make_tmp("ivshmem-flat-test-XXXXXX", NULL);
-    g_assert_nonnull(srv->dir);
-    srv->path = g_build_filename(srv->dir, "socket", NULL);
     g_assert_cmpint(ivshmem_server_init(&server, srv->path, srv->dir, false,
                                         size, vectors, false), ==, 0);
     g_assert_cmpint(ivshmem_server_start(&server), ==, 0);
@@ -111,6 +107,16 @@ static Server *server_new(size_t size, unsigned vectors)
     }
     close(server.sock_fd);
     close(server.shm_fd);
+}
+
+static Server *server_new(size_t size, unsigned vectors)
+{
+    Server *srv = g_new0(Server, 1);
+
+    srv->dir = g_dir_make_tmp("ivshmem-flat-test-XXXXXX", NULL);
+    g_assert_nonnull(srv->dir);
+    srv->path = g_build_filename(srv->dir, "socket", NULL);
+    server_start(srv, size, vectors);
     return srv;
 }
 
@@ -121,6 +127,13 @@ static void server_kill(Server *srv, int signum)
         g_assert_cmpint(waitpid(srv->pid, NULL, 0), ==, srv->pid);
         srv->pid = 0;
     }
+}
+
+/* After a kill, which leaves its socket in the way of the next. */
+static void server_restart(Server *srv, size_t size, unsigned vectors)
+{
+    unlink(srv->path);
+    server_start(srv, size, vectors);
 }
 
 static void server_free(Server *srv)
@@ -134,6 +147,10 @@ static void server_free(Server *srv)
 }
 
 /* The fake server */
+
+/* ids that it gives, where nothing depends on them */
+#define OWN_ID 5
+#define PEER_ID 1
 
 #define MAX_FDS 4
 
@@ -515,6 +532,15 @@ static uint64_t get_interrupts(QTestState *qts, unsigned vector)
     return value;
 }
 
+static bool is_connected(QTestState *qts)
+{
+    QDict *ret = get_property(qts, "connected");
+    bool connected = qdict_get_bool(ret, "return");
+
+    qobject_unref(ret);
+    return connected;
+}
+
 /* Machines that are not to start, and what QEMU says on stderr */
 
 typedef struct Output {
@@ -545,8 +571,8 @@ run_qemu(const char *stop, const char *fmt, ...)
     va_start(ap, fmt);
     args = g_strdup_vprintf(fmt, ap);
     va_end(ap);
-    command = g_strdup_printf("exec %s -display none -audio none "
-                              "-accel qtest %s 2>&1 </dev/null",
+    command = g_strdup_printf("exec %s -display none -audio none %s "
+                              "-accel qtest 2>&1 </dev/null",
                               g_getenv("QTEST_QEMU_BINARY"), args);
     argv[2] = command;
     g_test_message("running %s", command);
@@ -1351,15 +1377,6 @@ static void test_revision_1_at_a_level_input(void)
 
 /* Looking in */
 
-static bool is_connected(QTestState *qts)
-{
-    QDict *ret = get_property(qts, "connected");
-    bool connected = qdict_get_bool(ret, "return");
-
-    qobject_unref(ret);
-    return connected;
-}
-
 static void test_looking_in(void)
 {
     FakeServer *srv = fake_new();
@@ -1965,18 +1982,439 @@ static void test_monitor_shows_the_device(void)
     server_free(srv);
 }
 
-static void test_migration_is_refused(void)
+/* A server that dies and comes back */
+
+/* The fake server as a new one: another connection, another script. */
+static void fake_restart(FakeServer *srv)
+{
+    if (srv->conn >= 0) {
+        fake_hang_up(srv);
+    }
+    g_array_set_size(srv->script, 0);
+    srv->synced = false;
+}
+
+/* The client comes by itself. */
+static void fake_wait_client(FakeServer *srv)
+{
+    g_thread_join(g_steal_pointer(&srv->thread));
+}
+
+static QTestState *reconnecting_machine(FakeServer *srv, const char *errors)
+{
+    QTestState *qts;
+
+    fake_start(srv);
+    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
+                      "-machine mps2-an385 -device ivshmem-flat,id=ivs,"
+                      "chardev=ivshmem," AT "," WIRED " 2>%s", srv->path,
+                      errors);
+    fake_wait_client(srv);
+    return qts;
+}
+
+static void wait_id(QTestState *qts, unsigned id)
+{
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+
+    while (qtest_readl(qts, IVPOSITION) != id) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(100);
+    }
+}
+
+static void test_restart(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    unsigned nfds = 0;
+    QTestState *qts;
+    int old_peer, peer, own;
+
+    fake_script_greeting(srv, 100);
+    old_peer = fake_script_vector(srv, PEER_ID);
+    fake_script_vector(srv, 100);
+    qts = reconnecting_machine(srv, errors);
+    qtest_writel(qts, SHMEM, 0x12345678);
+
+    for (unsigned i = 101; i <= 120; i++) {
+        fake_restart(srv);
+        fake_script_greeting(srv, i);
+        peer = fake_script_vector(srv, PEER_ID);
+        own = fake_script_vector(srv, i);
+        fake_start(srv);
+        fake_wait_client(srv);
+        wait_id(qts, i);
+        wait_known(qts, PEER_ID, 0, peer);
+        g_assert_cmpint(rung(old_peer), ==, 0);
+        interrupt(own);
+        wait_interrupt(qts, INPUT);
+        g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
+        if (nfds) {
+            g_assert_cmpint(count_fds(qts), ==, nfds);
+        }
+        nfds = count_fds(qts);
+        old_peer = peer;
+    }
+    g_assert_cmpint(count_lines(errors, "waiting for it to come back"), ==,
+                    20);
+    qtest_quit(qts);
+    unlink(errors);
+    fake_free(srv);
+}
+
+/* In between, a doorbell reaches nobody, and the memory is there. */
+static void test_restart_in_between(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    QTestState *qts;
+    int peer;
+
+    fake_script_greeting(srv, OWN_ID);
+    peer = fake_script_vector(srv, PEER_ID);
+    fake_script_vector(srv, OWN_ID);
+    qts = reconnecting_machine(srv, errors);
+    fake_restart(srv);
+    while (is_connected(qts)) {
+        /* until it has noticed */
+    }
+    qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 0));
+    g_assert_cmpint(rung(peer), ==, 0);
+    g_assert_cmpint(get_number(qts, "doorbells-dropped"), ==, 1);
+    qtest_writel(qts, SHMEM, 0x12345678);
+    g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
+    qtest_quit(qts);
+    unlink(errors);
+    fake_free(srv);
+}
+
+/* Another object of the same size takes the place of the old one. */
+static void test_restart_with_other_memory(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    QTestState *qts;
+    uint32_t word;
+
+    fake_script_greeting(srv, 100);
+    fake_script_vector(srv, 100);
+    qts = reconnecting_machine(srv, errors);
+    for (unsigned i = 101; i <= 110; i++) {
+        qtest_writel(qts, SHMEM, i);
+        fake_restart(srv);
+        srv->shm = fake_memory(srv, SHMEM_SIZE);
+        fake_script_greeting(srv, i);
+        fake_script_vector(srv, i);
+        fake_start(srv);
+        fake_wait_client(srv);
+        wait_id(qts, i);
+        g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0);
+        qtest_writel(qts, SHMEM + SHMEM_SIZE - 4, i);
+        g_assert_cmpint(pread(srv->shm, &word, 4, SHMEM_SIZE - 4), ==, 4);
+        g_assert_cmpint(le32_to_cpu(word), ==, i);
+    }
+    g_assert_cmpint(count_lines(errors, "error"), ==, 0);
+    qtest_quit(qts);
+    unlink(errors);
+    fake_free(srv);
+}
+
+/* A server that comes back with a bad greeting is reported once, and tried. */
+static void test_restart_with_a_bad_greeting(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    int good = srv->shm;
+    QTestState *qts;
+
+    fake_script_greeting(srv, 100);
+    fake_script_vector(srv, 100);
+    qts = reconnecting_machine(srv, errors);
+    qtest_writel(qts, SHMEM, 0x12345678);
+    for (unsigned i = 0; i < 3; i++) {
+        fake_restart(srv);
+        srv->shm = fake_memory(srv, 2 * SHMEM_SIZE);
+        fake_script_greeting(srv, 7);
+        fake_start(srv);
+        fake_wait_client(srv);
+    }
+    fake_restart(srv);
+    fake_script_id(srv, 1);
+    fake_start(srv);
+    fake_wait_client(srv);
+
+    fake_restart(srv);
+    srv->shm = good;
+    fake_script_greeting(srv, 101);
+    fake_script_vector(srv, 101);
+    fake_start(srv);
+    fake_wait_client(srv);
+    wait_id(qts, 101);
+    g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
+    g_assert_cmpint(count_lines(errors, "server sent"), ==, 1);
+    g_assert_cmpint(count_lines(errors, "server sent shared memory of 8388608 "
+                                        "bytes, expected shmem-size 4194304"),
+                    ==, 1);
+    qtest_quit(qts);
+    unlink(errors);
+    fake_free(srv);
+}
+
+/* QEMU's own, killed and started again, under two machines. */
+static void test_restart_of_the_real_server(void)
 {
     Server *srv = server_new(SHMEM_SIZE, 1);
-    QTestState *qts = wired_machine(srv->path);
+    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    QTestState *qts[2];
+
+    for (unsigned i = 0; i < 2; i++) {
+        qts[i] = qtest_initf("-chardev socket,id=ivshmem,path=%s,"
+                             "reconnect-ms=10 -machine mps2-an385 -device "
+                             "ivshmem-flat,id=ivs,chardev=ivshmem," AT ","
+                             WIRED " 2>>%s", srv->path, errors);
+    }
+    for (unsigned round = 0; round < 5; round++) {
+        server_kill(srv, SIGKILL);
+        for (unsigned i = 0; i < 2; i++) {
+            while (is_connected(qts[i])) {
+                /* until it has noticed */
+            }
+        }
+        server_restart(srv, SHMEM_SIZE, 1);
+        for (unsigned i = 0; i < 2; i++) {
+            while (!is_connected(qts[i])) {
+                g_usleep(100);
+            }
+        }
+        for (unsigned i = 0; i < 2; i++) {
+            unsigned peer = qtest_readl(qts[!i], IVPOSITION);
+            gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+
+            do { /* the peer's announcement may be under way */
+                qtest_writel(qts[i], DOORBELL, doorbell(peer, 0));
+                g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+            } while (!pending(qts[!i], INPUT));
+            wait_interrupt(qts[!i], INPUT);
+            qtest_writel(qts[i], SHMEM, 10 * round + i);
+            g_assert_cmpint(qtest_readl(qts[!i], SHMEM), ==, 10 * round + i);
+        }
+    }
+    qtest_quit(qts[0]);
+    qtest_quit(qts[1]);
+    unlink(errors);
+    server_free(srv);
+}
+
+/* QEMU first, the server later: QEMU waits, and says so once. */
+static void test_start_before_the_server(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *path = g_strconcat(srv->path, "-later", NULL);
+    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    QTestState *qts;
+    pid_t child = fork();
+
+    if (!child) { /* gives the socket its name once QEMU has missed it */
+        while (true) {
+            g_autofree char *text = NULL;
+
+            if (g_file_get_contents(errors, &text, NULL, NULL) &&
+                strstr(text, "waiting for a server")) {
+                _exit(rename(srv->path, path));
+            }
+            g_usleep(1000);
+        }
+    }
+    fake_script_greeting(srv, OWN_ID);
+    fake_script_vector(srv, OWN_ID);
+    fake_start(srv);
+    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
+                      "-machine mps2-an385 -device ivshmem-flat,chardev=ivshmem,"
+                      AT "," WIRED " 2>%s", path, errors);
+    fake_wait_client(srv);
+    g_assert_cmpint(waitpid(child, NULL, 0), ==, child);
+    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, OWN_ID);
+    g_assert_cmpint(count_lines(errors, "waiting for a server at chardev"), ==,
+                    1);
+    qtest_quit(qts);
+    unlink(errors);
+    unlink(path);
+    fake_free(srv);
+}
+
+static void test_start_before_the_server_can_be_interrupted(void)
+{
+    Output out = run_qemu("waiting for a server", "-machine mps2-an385 "
+                          "-chardev socket,id=c,path=/nonexistent/socket,"
+                          "reconnect-ms=10 -device ivshmem-flat,chardev=c,"
+                          AT);
+
+    g_assert_true(WIFSIGNALED(out.status));
+    g_assert_cmpint(WTERMSIG(out.status), ==, SIGTERM);
+    output_free(out);
+}
+
+/* Migration */
+
+static QTestState *migrating_machine(Server *srv, const char *args)
+{
+    return machine(srv->path, "-machine mps2-an385 -device ivshmem-flat,"
+                   "id=ivs,chardev=ivshmem," AT "," WIRED "%s", args);
+}
+
+static void migrate(QTestState *qts, const char *uri)
+{
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+    bool done = false;
+
+    qtest_qmp_assert_success(qts, "{ 'execute': 'migrate', "
+                             "'arguments': { 'uri': %s } }", uri);
+    while (!done) {
+        QDict *ret = qtest_qmp(qts, "{ 'execute': 'query-migrate' }");
+        const char *status = qdict_get_try_str(qdict_get_qdict(ret, "return"),
+                                               "status");
+
+        g_assert_cmpstr(status ?: "", !=, "failed");
+        done = !g_strcmp0(status, "completed");
+        qobject_unref(ret);
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+    }
+}
+
+static void wait_running(QTestState *qts)
+{
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+    bool running = false;
+
+    while (!running) {
+        QDict *ret = qtest_qmp(qts, "{ 'execute': 'query-status' }");
+
+        running = qdict_get_bool(qdict_get_qdict(ret, "return"), "running");
+        qobject_unref(ret);
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+    }
+}
+
+static void assert_migration_refused(QTestState *qts, const char *reason)
+{
     QDict *ret = qtest_qmp(qts, "{ 'execute': 'migrate', 'arguments': "
                            "{ 'uri': 'exec:cat >/dev/null' } }");
 
     g_assert_nonnull(strstr(qdict_get_str(qdict_get_qdict(ret, "error"),
-                                          "desc"), "ivshmem-flat"));
+                                          "desc"), reason));
     qobject_unref(ret);
+}
+
+static void test_migration_without_master(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    QTestState *a = migrating_machine(srv, "");
+    QTestState *b = migrating_machine(srv, ",master=auto");
+
+    assert_migration_refused(a, "ivshmem-flat with master=off");
+    assert_migration_refused(b, "ivshmem-flat with master=off");
+    qtest_quit(a);
+    qtest_quit(b);
+    server_free(srv);
+}
+
+static void test_migration_second_master(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    QTestState *qts = migrating_machine(srv, ",master=on");
+
+    assert_refused("master=on with own id 1, expected 0", sock_args,
+                   srv->path, "," AT "," WIRED ",master=on");
     qtest_quit(qts);
     server_free(srv);
+}
+
+/* Through a file, from one server to another. */
+static void check_migration(const char *args)
+{
+    Server *from = server_new(SHMEM_SIZE, 1);
+    Server *to = server_new(SHMEM_SIZE, 1);
+    g_autofree char *file = g_build_filename(from->dir, "state", NULL);
+    g_autofree char *save = g_strconcat("exec:cat >", file, NULL);
+    g_autofree char *load = g_strconcat(args, " -incoming 'exec:cat ", file,
+                                        "'", NULL);
+    QTestState *src = migrating_machine(from, args);
+    QTestState *dst, *peer;
+    uint8_t out[4096], in[4096];
+
+    fill(out, sizeof(out), 42);
+    qtest_memwrite(src, SHMEM, out, sizeof(out));
+    qtest_memwrite(src, SHMEM + SHMEM_SIZE - 4096, out, sizeof(out));
+    qtest_writel(src, INTRMASK, 0x11111111);
+    qtest_writel(src, INTRSTATUS, 0x22222222);
+    migrate(src, save);
+    qtest_quit(src);
+
+    dst = migrating_machine(to, load);
+    wait_running(dst);
+    qtest_memread(dst, SHMEM, in, sizeof(in));
+    g_assert_cmpmem(in, sizeof(in), out, sizeof(out));
+    qtest_memread(dst, SHMEM + SHMEM_SIZE - 4096, in, sizeof(in));
+    g_assert_cmpmem(in, sizeof(in), out, sizeof(out));
+    g_assert_cmphex(qtest_readl(dst, INTRMASK), ==, 0x11111111);
+    g_assert_cmphex(qtest_readl(dst, INTRSTATUS), ==, 0x22222222);
+
+    /* It has its own connection, and whoever comes sees it. */
+    peer = wired_machine(to->path);
+    qtest_writel(peer, DOORBELL,
+                 doorbell(qtest_readl(dst, IVPOSITION), 0));
+    wait_interrupt(dst, INPUT);
+    qtest_quit(peer);
+    qtest_quit(dst);
+    unlink(file);
+    server_free(from);
+    server_free(to);
+}
+
+static void test_migration(void)
+{
+    check_migration(",master=on");
+    check_migration(",master=auto");
+}
+
+/* On one server the copy would overwrite memory that lives. */
+static void test_migration_on_one_server(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    QTestState *src = migrating_machine(srv, ",master=on");
+    g_autofree char *file = g_build_filename(srv->dir, "state", NULL);
+    g_autofree char *save = g_strconcat("exec:cat >", file, NULL);
+    Output out;
+
+    migrate(src, save);
+    out = run_qemu(NULL, "-machine mps2-an385 "
+                   "-chardev socket,id=ivshmem,path=%s "
+                   "-device ivshmem-flat,id=ivs,chardev=ivshmem," AT "," WIRED
+                   ",master=auto -incoming 'exec:cat %s'", srv->path, file);
+    g_assert_true(WIFEXITED(out.status));
+    g_assert_cmpint(WEXITSTATUS(out.status), !=, 0);
+    g_assert_nonnull(strstr(out.text, "would overwrite what peers use"));
+    output_free(out);
+    qtest_quit(src);
+    unlink(file);
+    server_free(srv);
+}
+
+static void test_replay_is_refused(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *log = g_build_filename(srv->dir, "log", NULL);
+
+    fake_start(srv);
+    assert_refused("ivshmem-flat cannot be recorded or replayed",
+                   "-machine mps2-an385 -accel tcg "
+                   "-icount shift=7,rr=record,rrfile=%s "
+                   "-chardev socket,id=ivshmem,path=%s "
+                   "-device ivshmem-flat,chardev=ivshmem," AT, log, srv->path);
+    fake_join(srv);
+    unlink(log);
+    fake_free(srv);
 }
 
 /* The greeting: each violation is one line, in seconds */
@@ -2249,9 +2687,6 @@ typedef struct Running {
     int peer;           /* peer 1's */
     unsigned nfds;      /* that QEMU has open */
 } Running;
-
-#define OWN_ID 5
-#define PEER_ID 1
 
 /* A machine with one peer, and its stderr in a file. */
 static Running running_new(void)
@@ -2943,8 +3378,29 @@ int main(int argc, char **argv)
 
     qtest_add_func("/ivshmem-flat/monitor/shows-the-device",
                    test_monitor_shows_the_device);
-    qtest_add_func("/ivshmem-flat/migration/is-refused",
-                   test_migration_is_refused);
+    qtest_add_func("/ivshmem-flat/restart/twenty-times", test_restart);
+    qtest_add_func("/ivshmem-flat/restart/in-between",
+                   test_restart_in_between);
+    qtest_add_func("/ivshmem-flat/restart/other-memory",
+                   test_restart_with_other_memory);
+    qtest_add_func("/ivshmem-flat/restart/bad-greeting",
+                   test_restart_with_a_bad_greeting);
+    qtest_add_func("/ivshmem-flat/restart/real-server",
+                   test_restart_of_the_real_server);
+    qtest_add_func("/ivshmem-flat/restart/start-before-the-server",
+                   test_start_before_the_server);
+    qtest_add_func("/ivshmem-flat/restart/start-can-be-interrupted",
+                   test_start_before_the_server_can_be_interrupted);
+    qtest_add_func("/ivshmem-flat/migration/without-master",
+                   test_migration_without_master);
+    qtest_add_func("/ivshmem-flat/migration/second-master",
+                   test_migration_second_master);
+    qtest_add_func("/ivshmem-flat/migration/to-another-server",
+                   test_migration);
+    qtest_add_func("/ivshmem-flat/migration/on-one-server",
+                   test_migration_on_one_server);
+    qtest_add_func("/ivshmem-flat/migration/replay-is-refused",
+                   test_replay_is_refused);
 
     qtest_add_func("/ivshmem-flat/greeting/version", test_greeting_version);
     qtest_add_func("/ivshmem-flat/greeting/id", test_greeting_id);

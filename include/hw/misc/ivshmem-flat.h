@@ -23,6 +23,7 @@
  *  + QOM property "vectors": number of own vectors, 1 to 64
  *  + QOM property "revision": device revision, as in the specification: 1 or,
  *    with one vector only, 0
+ *  + QOM property "master": whether the shared memory's content migrates
  *  + QOM properties "id", "connected", "peers", "doorbells-sent",
  *    "doorbells-dropped", "interrupts": to look in, read-only
  *  + sysbus MMIO region 0: the registers, 256 bytes, as the PCI device's BAR 0
@@ -42,6 +43,7 @@
 #include "chardev/char-fe.h"
 #include "qemu/event_notifier.h"
 #include "qemu/notify.h"
+#include "qemu/timer.h"
 #include "qom/object.h"
 
 #define TYPE_IVSHMEM_FLAT "ivshmem-flat"
@@ -71,7 +73,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(IvshmemFlat, IVSHMEM_FLAT)
  * @IVSHMEM_FLAT_AWAIT_ID: the own id
  * @IVSHMEM_FLAT_AWAIT_SHMEM: the shared memory
  * @IVSHMEM_FLAT_CONNECTED: a peer that comes or goes
- * @IVSHMEM_FLAT_DISCONNECTED: none, there is no server (any more)
+ * @IVSHMEM_FLAT_DISCONNECTED: none, there is no server (yet, or any more)
  */
 typedef enum IvshmemFlatPhase {
     IVSHMEM_FLAT_AWAIT_VERSION,
@@ -80,6 +82,23 @@ typedef enum IvshmemFlatPhase {
     IVSHMEM_FLAT_CONNECTED,
     IVSHMEM_FLAT_DISCONNECTED,
 } IvshmemFlatPhase;
+
+#define TYPE_IVSHMEM_FLAT_MEMORY "ivshmem-flat-memory"
+OBJECT_DECLARE_SIMPLE_TYPE(IvshmemFlatMemory, IVSHMEM_FLAT_MEMORY)
+
+/**
+ * IvshmemFlatMemory: the server's object as RAM
+ * @ram: owns the object's fd
+ *
+ * A memory region lives as long as its owner, and an old address space may
+ * hold on to it for a while: each object has an owner of its own, so that one
+ * can take the place of another.
+ */
+struct IvshmemFlatMemory {
+    Object parent_obj;
+
+    MemoryRegion ram;
+};
 
 /**
  * IvshmemFlatPeer: another client of the server
@@ -128,15 +147,17 @@ struct IvshmemFlat {
     uint64_t bus_address_shmem;     /* UINT64_MAX: not given */
     uint32_t vectors;
     uint32_t revision;
+    OnOffAuto master;
 
     /* wiring */
     MemoryRegion iomem;
-    MemoryRegion shmem;             /* container of @ram */
-    MemoryRegion ram;
-    bool has_ram;
+    MemoryRegion shmem;             /* container of @memory */
+    IvshmemFlatMemory *memory;      /* NULL: the server has sent none yet */
     qemu_irq irq[IVSHMEM_FLAT_MAX_VECTORS];
     bool interrupts;                /* an output is wired */
     Notifier machine_done;
+
+    Error *migration_blocker;
 
     /* registers */
     uint32_t intrmask;
@@ -152,7 +173,9 @@ struct IvshmemFlat {
     /* what the server said */
     IvshmemFlatPhase phase;
     Error *greeting_error;
-    int shmem_fd;                   /* until @ram has taken it; or -1 */
+    QEMUTimer *greeting_timer;      /* for a server that has come back */
+    uint16_t new_id;                /* until the greeting is complete */
+    QEMUBH *gone_bh;                /* reports that the server is gone */
     uint32_t reported;              /* bit per IvshmemFlatBadMessage */
     uint16_t id;
     IvshmemFlatPeer **peers;        /* by id; NULL: not connected */
