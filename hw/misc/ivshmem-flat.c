@@ -155,7 +155,7 @@ static void ivshmem_flat_retry_kept(IvshmemFlat *s)
         if (eventfd) {
             ivshmem_flat_ring(s, eventfd, k.peer, k.vector);
         } else if (s->received < k.until &&
-                   s->phase == IVSHMEM_FLAT_CONNECTED) {
+                   s->phase != IVSHMEM_FLAT_DISCONNECTED) {
             s->kept[n++] = k;
         } else {
             ivshmem_flat_drop_doorbell(s, k.peer, k.vector, "not announced");
@@ -232,19 +232,29 @@ static void ivshmem_flat_update_irq(IvshmemFlat *s)
     }
 }
 
+/*
+ * As event_notifier_test_and_clear(), which would block if somebody else who
+ * has this eventfd, too, has emptied it since poll.
+ */
+static bool ivshmem_flat_test_and_clear(EventNotifier *eventfd)
+{
+    uint64_t count;
+    struct iovec iov = { .iov_base = &count, .iov_len = sizeof(count) };
+    ssize_t len = preadv2(event_notifier_get_fd(eventfd), &iov, 1, -1,
+                          RWF_NOWAIT);
+
+    if (len < 0 && errno == EOPNOTSUPP) { /* Linux before 5.8 */
+        return event_notifier_test_and_clear(eventfd);
+    }
+    return len == sizeof(count);
+}
+
 static void ivshmem_flat_eventfd_read(EventNotifier *eventfd)
 {
     IvshmemFlatVector *v = container_of(eventfd, IvshmemFlatVector, eventfd);
     unsigned vector = v - v->s->own;
-    uint64_t count;
-    struct iovec iov = { .iov_base = &count, .iov_len = sizeof(count) };
 
-    /*
-     * Not event_notifier_test_and_clear(): whoever has this eventfd too may
-     * have emptied it since poll, and then read() would block.
-     */
-    if (preadv2(event_notifier_get_fd(eventfd), &iov, 1, -1,
-                RWF_NOWAIT) != sizeof(count)) {
+    if (!ivshmem_flat_test_and_clear(eventfd)) {
         return;
     }
     v->interrupts++;
@@ -632,14 +642,11 @@ static void ivshmem_flat_greeting(IvshmemFlat *s, int64_t value, int fd,
 }
 
 /*
- * The greeting of a server that has come back went wrong: report it once, and
- * let the chardev try again. At start-up this is realize's business.
+ * The greeting of a server that has come back went wrong: report it once, the
+ * chardev will try again. At start-up this is realize's business.
  */
 static void ivshmem_flat_greeting_failed(IvshmemFlat *s)
 {
-    if (!DEVICE(s)->realized) {
-        return;
-    }
     s->phase = IVSHMEM_FLAT_DISCONNECTED;
     timer_del(s->greeting_timer);
     if (s->reported & BIT(BAD_GREETING)) {
@@ -650,7 +657,6 @@ static void ivshmem_flat_greeting_failed(IvshmemFlat *s)
                           qemu_chr_fe_get_driver(&s->chr)->label);
     }
     s->greeting_error = NULL;
-    qemu_chr_fe_disconnect(&s->chr);
 }
 
 static void ivshmem_flat_greeting_timeout(void *opaque)
@@ -661,6 +667,7 @@ static void ivshmem_flat_greeting_timeout(void *opaque)
                "expected %s", s->received, GREETING_MS / 1000,
                ivshmem_flat_expected(s->phase));
     ivshmem_flat_greeting_failed(s);
+    qemu_chr_fe_disconnect(&s->chr);
 }
 
 /* The server's messages: peers that come and go */
@@ -822,37 +829,40 @@ static void ivshmem_flat_collect_fds(IvshmemFlat *s)
     }
 }
 
+/* A message is complete. */
+static void ivshmem_flat_message(IvshmemFlat *s)
+{
+    int64_t value = ldq_le_p(s->msg);
+    unsigned nfds = s->msg_nfds;
+    int fd = s->msg_fd;
+
+    s->msg_len = 0;
+    s->msg_fd = -1;
+    s->msg_nfds = 0;
+    if (s->phase == IVSHMEM_FLAT_CONNECTED) {
+        ivshmem_flat_peer_message(s, value, fd, nfds);
+        return;
+    }
+    ivshmem_flat_greeting(s, value, fd, nfds);
+    if (s->greeting_error && DEVICE(s)->realized) {
+        ivshmem_flat_greeting_failed(s);
+        qemu_chr_fe_disconnect(&s->chr);
+    }
+}
+
 static void ivshmem_flat_receive(void *opaque, const uint8_t *buf, int size)
 {
     IvshmemFlat *s = opaque;
-    int64_t value;
-    unsigned nfds;
-    int fd;
 
     assert(size <= ivshmem_flat_can_receive(s));
     memcpy(s->msg + s->msg_len, buf, size);
     s->msg_len += size;
     s->received += size;
     ivshmem_flat_collect_fds(s);
-    if (s->msg_len < sizeof(s->msg)) {
-        return;
+    if (s->msg_len == sizeof(s->msg)) {
+        ivshmem_flat_message(s);
     }
-
-    value = (int64_t)ldq_le_p(s->msg);
-    fd = s->msg_fd;
-    nfds = s->msg_nfds;
-    s->msg_len = 0;
-    s->msg_fd = -1;
-    s->msg_nfds = 0;
-    if (s->phase == IVSHMEM_FLAT_CONNECTED) {
-        ivshmem_flat_peer_message(s, value, fd, nfds);
-        ivshmem_flat_retry_kept(s);
-        return;
-    }
-    ivshmem_flat_greeting(s, value, fd, nfds);
-    if (s->greeting_error) {
-        ivshmem_flat_greeting_failed(s);
-    }
+    ivshmem_flat_retry_kept(s);
 }
 
 static void ivshmem_flat_drop_message(IvshmemFlat *s)
@@ -918,7 +928,9 @@ static void ivshmem_flat_disconnected(IvshmemFlat *s)
                        "after %" PRIu64 " bytes, expected %s", s->received,
                        ivshmem_flat_expected(s->phase));
         }
-        ivshmem_flat_greeting_failed(s);
+        if (DEVICE(s)->realized) {
+            ivshmem_flat_greeting_failed(s);
+        }
         return;
     }
 }
@@ -1042,11 +1054,15 @@ static bool ivshmem_flat_connect(IvshmemFlat *s, Error **errp)
     bool ok;
 
     ivshmem_flat_set_handlers(s, context);
-    ok = ivshmem_flat_wait_for_server(s, context, errp) &&
-         ivshmem_flat_recv_greeting(s, context, errp);
-    if (ok) {
-        ivshmem_flat_recv_first_batch(s, context);
-    }
+    do {
+        ok = ivshmem_flat_wait_for_server(s, context, errp) &&
+             ivshmem_flat_recv_greeting(s, context, errp);
+        if (ok) {
+            ivshmem_flat_recv_first_batch(s, context);
+        }
+        /* A server that is gone again is waited for in this context, too. */
+    } while (ok && s->phase == IVSHMEM_FLAT_DISCONNECTED &&
+             ivshmem_flat_reconnects(s));
     /* The chardev must let go of the context before that goes. */
     ivshmem_flat_set_handlers(s, NULL);
     return ok;

@@ -1543,6 +1543,37 @@ static void test_doorbell_to_a_later_peer_is_dropped(void)
     fake_free(srv);
 }
 
+/* Nor for one whose announcement ends after it was rung. */
+static void test_doorbell_in_an_announcement_does_not_wait(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    Message head, tail;
+    int fd;
+
+    fake_script_greeting(srv, OWN_ID);
+    fake_script_vector(srv, OWN_ID);
+    qts = fake_machine(srv);
+    fake_sync(srv, qts);
+    fd = fake_eventfd(srv);
+    head = tail = message(7, 1, &fd);
+    head.len = 4;
+    tail.len = 4;
+    tail.nfds = 0;
+    memmove(tail.bytes, tail.bytes + 4, 4);
+    fake_send(srv, head);
+    for (unsigned i = 0; i < 3; i++) {
+        qtest_writel(qts, DOORBELL, doorbell(7, 0));
+    }
+    fake_send(srv, tail);
+    wait_known(qts, 7, 0, fd);
+    fake_sync(srv, qts);
+    qtest_writel(qts, DOORBELL, doorbell(7, 0));
+    g_assert_cmpint(rung(fd), ==, 1);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 /* More doorbells than are kept: the first 64 arrive, whatever the timing. */
 static void test_doorbells_to_many_announced_peers(void)
 {
@@ -2143,6 +2174,14 @@ static void test_restart_with_a_bad_greeting(void)
     fake_script_id(srv, 1);
     fake_start(srv);
     fake_wait_client(srv);
+    for (unsigned i = 0; i < 3; i++) { /* and some that end too early */
+        fake_restart(srv);
+        fake_script_id(srv, 0);
+        srv->hang_up = true;
+        fake_start(srv);
+        fake_wait_client(srv);
+    }
+    srv->hang_up = false;
 
     fake_restart(srv);
     srv->shm = good;
@@ -2204,6 +2243,42 @@ static void test_restart_of_the_real_server(void)
     qtest_quit(qts[1]);
     unlink(errors);
     server_free(srv);
+}
+
+/* A server that ends right behind its greeting is waited for at start, too. */
+static void test_restart_at_start(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    FakeServer *next = fake_new();
+    QTestState *qts;
+    pid_t child = fork();
+
+    if (!child) { /* the next server takes the first one's name */
+        fake_script_greeting(srv, 100);
+        srv->conn = accept4(srv->listener, NULL, NULL, SOCK_CLOEXEC);
+        close(srv->listener);
+        for (unsigned i = 0; i < srv->script->len; i++) {
+            fake_transmit(srv->conn, &g_array_index(srv->script, Message, i));
+        }
+        _exit(rename(next->path, srv->path));
+    }
+    close(srv->listener);
+    srv->listener = -1;
+    fake_script_greeting(next, 101);
+    fake_script_vector(next, 101);
+    fake_start(next);
+    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
+                      "-machine mps2-an385 -device ivshmem-flat,"
+                      "chardev=ivshmem," AT "," WIRED " 2>%s", srv->path,
+                      errors);
+    fake_wait_client(next);
+    g_assert_cmpint(waitpid(child, NULL, 0), ==, child);
+    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 101);
+    qtest_quit(qts);
+    unlink(errors);
+    fake_free(next);
+    fake_free(srv);
 }
 
 /* QEMU first, the server later: QEMU waits, and says so once. */
@@ -3306,6 +3381,8 @@ int main(int argc, char **argv)
                    test_doorbell_first_thing_arrives);
     qtest_add_func("/ivshmem-flat/doorbell/to-a-later-peer-is-dropped",
                    test_doorbell_to_a_later_peer_is_dropped);
+    qtest_add_func("/ivshmem-flat/doorbell/in-an-announcement",
+                   test_doorbell_in_an_announcement_does_not_wait);
     qtest_add_func("/ivshmem-flat/doorbell/to-many-announced-peers",
                    test_doorbells_to_many_announced_peers);
     qtest_add_func("/ivshmem-flat/interrupt/from-a-peer",
@@ -3387,6 +3464,7 @@ int main(int argc, char **argv)
                    test_restart_with_a_bad_greeting);
     qtest_add_func("/ivshmem-flat/restart/real-server",
                    test_restart_of_the_real_server);
+    qtest_add_func("/ivshmem-flat/restart/at-start", test_restart_at_start);
     qtest_add_func("/ivshmem-flat/restart/start-before-the-server",
                    test_start_before_the_server);
     qtest_add_func("/ivshmem-flat/restart/start-can-be-interrupted",
