@@ -2453,6 +2453,82 @@ static void test_migration(void)
     check_migration(",master=auto");
 }
 
+static void test_snapshot(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    g_autofree char *image = g_build_filename(srv->dir, "image", NULL);
+    g_autofree char *args = g_strdup_printf(",master=on -drive if=none,"
+                                            "format=qcow2,file=%s", image);
+    g_autofree char *saved = NULL, *loaded = NULL;
+    QTestState *qts;
+
+    if (!have_qemu_img()) {
+        g_test_skip("QTEST_QEMU_IMG does not say where qemu-img is");
+        server_free(srv);
+        return;
+    }
+    g_assert_true(mkimg(image, "qcow2", 16));
+    qts = migrating_machine(srv, args);
+    qtest_writel(qts, SHMEM, 0x11111111);
+    qtest_writel(qts, SHMEM + SHMEM_SIZE - 4, 0x22222222);
+    qtest_writel(qts, INTRMASK, 0x33333333);
+    saved = qtest_hmp(qts, "savevm one");
+    g_assert_cmpstr(saved, ==, "");
+
+    qtest_writel(qts, SHMEM, 0);
+    qtest_writel(qts, SHMEM + SHMEM_SIZE - 4, 0);
+    qtest_writel(qts, INTRMASK, 0);
+    loaded = qtest_hmp(qts, "loadvm one");
+    g_assert_cmpstr(loaded, ==, "");
+    g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x11111111);
+    g_assert_cmphex(qtest_readl(qts, SHMEM + SHMEM_SIZE - 4), ==, 0x22222222);
+    g_assert_cmphex(qtest_readl(qts, INTRMASK), ==, 0x33333333);
+    qtest_quit(qts);
+    unlink(image);
+    server_free(srv);
+}
+
+/* Two devices, each with a server of its own: their names do not clash. */
+static void test_migration_of_two_devices(void)
+{
+    Server *from[] = { server_new(SHMEM_SIZE, 1), server_new(SHMEM_SIZE, 1) };
+    Server *to[] = { server_new(SHMEM_SIZE, 1), server_new(SHMEM_SIZE, 1) };
+    g_autofree char *file = g_build_filename(from[0]->dir, "state", NULL);
+    g_autofree char *save = g_strconcat("exec:cat >", file, NULL);
+    Server **servers[] = { from, to };
+    QTestState *qts[2];
+
+    for (unsigned i = 0; i < 2; i++) {
+        g_autofree char *load = i ? g_strdup_printf("-incoming 'exec:cat %s'",
+                                                    file) : g_strdup("");
+
+        qts[i] = machine(servers[i][0]->path, "-machine mps2-an385 "
+                         "-global ivshmem-flat.master=on "
+                         "-device ivshmem-flat,chardev=ivshmem," AT "," WIRED
+                         " -chardev socket,id=ivshmem2,path=%s "
+                         "-device ivshmem-flat,chardev=ivshmem2,"
+                         "x-bus-address-iomem=0x50001000,"
+                         "x-bus-address-shmem=0x80000000,"
+                         "'sysbus-irq[0]=/machine/armv7m/nvic/"
+                         "unnamed-gpio-in[17]' %s", servers[i][1]->path, load);
+        if (i == 0) {
+            qtest_writel(qts[0], SHMEM, 0x11111111);
+            qtest_writel(qts[0], SHMEM2, 0x22222222);
+            migrate(qts[0], save);
+        }
+    }
+    wait_running(qts[1]);
+    g_assert_cmphex(qtest_readl(qts[1], SHMEM), ==, 0x11111111);
+    g_assert_cmphex(qtest_readl(qts[1], SHMEM2), ==, 0x22222222);
+    qtest_quit(qts[0]);
+    qtest_quit(qts[1]);
+    unlink(file);
+    for (unsigned i = 0; i < 2; i++) {
+        server_free(from[i]);
+        server_free(to[i]);
+    }
+}
+
 /* On one server the copy would overwrite memory that lives. */
 static void test_migration_on_one_server(void)
 {
@@ -3475,6 +3551,9 @@ int main(int argc, char **argv)
                    test_migration_second_master);
     qtest_add_func("/ivshmem-flat/migration/to-another-server",
                    test_migration);
+    qtest_add_func("/ivshmem-flat/migration/snapshot", test_snapshot);
+    qtest_add_func("/ivshmem-flat/migration/two-devices",
+                   test_migration_of_two_devices);
     qtest_add_func("/ivshmem-flat/migration/on-one-server",
                    test_migration_on_one_server);
     qtest_add_func("/ivshmem-flat/migration/replay-is-refused",

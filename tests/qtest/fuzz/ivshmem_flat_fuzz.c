@@ -158,6 +158,7 @@ typedef struct Run {
     uint64_t read;
     unsigned messages;
     unsigned next_attached;
+    bool vague;                 /* QEMU 10.2 hangs up on an fd with O_PATH */
     bool bad_greeting;
     bool server_gone;
     uint16_t id;
@@ -325,14 +326,25 @@ static unsigned take_attachment(Run *r, uint8_t *attach)
         return 1;
     case 6:
         attach[0] = selector % 32 % NUM_THINGS;
-        return 1;
+        nfds = 1;
+        break;
     default:
         nfds = selector % 32;
         for (unsigned i = 0; i < nfds; i++) {
             attach[i] = (selector + i) % NUM_THINGS;
         }
-        return nfds;
+        break;
     }
+    for (unsigned i = 0; i < nfds; i++) {
+        if (attach[i] == PATH_ONLY) {
+            if (r->dev->realized) {
+                attach[i] = DEV_NULL;
+            } else {
+                r->vague = true;
+            }
+        }
+    }
+    return nfds;
 }
 
 /* A message in whole. */
@@ -802,6 +814,9 @@ static Outcome expected_outcome(Run *r)
     if (r->bad_greeting || r->messages < 3) {
         return FAILURE;
     }
+    if (r->vague) {
+        return UNKNOWN;
+    }
     if (r->memory == SEALED) {
         return FAILURE;         /* it cannot be mapped for writing */
     }
@@ -968,7 +983,7 @@ static void run(QTestState *qts, const uint8_t *data, size_t len, bool is_mmio)
             model_read(&r);
         }
     }
-    if (realize(&r) && r.placed) {
+    if (realize(&r) && r.placed && !r.vague) {
         use(&r, is_mmio);
         ring_all(&r);
     }
