@@ -1,0 +1,25 @@
+/*
+ * Text on the board's UART
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef CONSOLE_H
+#define CONSOLE_H
+
+/** console_init: switch the UART on */
+void console_init(void);
+
+/**
+ * print: a small printf
+ *
+ * @format: knows %s, %u (unsigned), %x (unsigned, as 0x and eight digits)
+ *          and %%
+ *
+ * Returns when the UART has taken the last character over to the other side.
+ */
+void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+#endif /* CONSOLE_H */

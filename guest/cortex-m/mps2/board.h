@@ -1,0 +1,30 @@
+/*
+ * Where things are on Arm's MPS2 boards with FPGA images AN385, AN386, AN500
+ * and AN511, the same on all four
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef BOARD_H
+#define BOARD_H
+
+/* UART 0, a CMSDK APB UART */
+#define BOARD_UART 0x40004000u
+
+/*
+ * ivshmem-flat: where the machines mps2-*-ivshmem have it on board, and where
+ * tools/demo puts it with -device
+ */
+#define BOARD_IVSHMEM_REGISTERS 0x50000000u
+#define BOARD_IVSHMEM_MEMORY 0x70000000u
+#define BOARD_IVSHMEM_MEMORY_SIZE (4u << 20)    /* the server's default */
+/* inputs of the NVIC: vectors 0 to 3; with -device only the first is wired */
+#define BOARD_IVSHMEM_INPUTS { 16, 17, 25, 26 }
+#define BOARD_IVSHMEM_VECTORS 4
+
+/* what the core, and so SysTick, runs at */
+#define BOARD_CLOCK_HZ 25000000u
+
+#endif /* BOARD_H */

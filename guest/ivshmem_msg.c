@@ -1,0 +1,656 @@
+/*
+ * Messages between the peers of an ivshmem server, through shared memory
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+/*
+ * Who synchronises with whom:
+ *
+ *  + A store with release of a word that its reader loads with acquire makes
+ *    all that was written before visible: an entry by its session, a side by
+ *    its link, a message by head, free space by tail.
+ *  + Where one side writes and then asks whether the other sleeps, and the
+ *    other says that it sleeps and then looks once more, only a full_barrier()
+ *    between store and load keeps both from missing each other.
+ *  + A doorbell comes after the stores that it announces; the driver sees to
+ *    that.
+ */
+
+#include "ivshmem_msg.h"
+
+#define HEADER_SIZE ((uint32_t)sizeof(struct ivshmem_msg_header))
+#define MAX_RING (1u << 30)
+
+_Static_assert(IVSHMEM_MSG_MAX_SLOTS >= 2 && IVSHMEM_MSG_MAX_SLOTS <= 31,
+               "masks of slots are 31 bits wide");
+_Static_assert(sizeof(struct ivshmem_msg_header) == IVSHMEM_MSG_ALIGN,
+               "a header never wraps");
+
+/* Little-endian on the wire; its own inverse. */
+static uint32_t le32(uint32_t value)
+{
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return __builtin_bswap32(value);
+#else
+    return value;
+#endif
+}
+
+static uint32_t load(const uint32_t *word)
+{
+    return le32(__atomic_load_n(word, __ATOMIC_ACQUIRE));
+}
+
+static void store(uint32_t *word, uint32_t value)
+{
+    __atomic_store_n(word, le32(value), __ATOMIC_RELEASE);
+}
+
+static void full_barrier(void)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+uint32_t ivshmem_msg_crc(uint32_t crc, const void *data, size_t length)
+{
+    /* four bits at a time: 64 bytes of table suit small machines */
+    static const uint32_t table[16] = {
+        0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac,
+        0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
+        0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
+        0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c,
+    };
+    const uint8_t *byte = data;
+
+    crc = ~crc;
+    while (length--) {
+        crc ^= *byte++;
+        crc = table[crc & 15] ^ crc >> 4;
+        crc = table[crc & 15] ^ crc >> 4;
+    }
+    return ~crc;
+}
+
+/*
+ * Where things are
+ */
+
+static uint32_t layout(const struct ivshmem_msg *msg)
+{
+    return msg->slots << 8 | (uint32_t)__builtin_ctz(msg->ring_size);
+}
+
+static size_t rings_offset(size_t slots)
+{
+    return slots * sizeof(struct ivshmem_msg_entry) +
+           slots * slots * sizeof(struct ivshmem_msg_side);
+}
+
+static struct ivshmem_msg_entry *entry(const struct ivshmem_msg *msg,
+                                       unsigned slot)
+{
+    return (struct ivshmem_msg_entry *)(void *)msg->memory + slot;
+}
+
+static struct ivshmem_msg_side *side(const struct ivshmem_msg *msg,
+                                     unsigned writer, unsigned reader)
+{
+    return (struct ivshmem_msg_side *)(void *)entry(msg, msg->slots) +
+           writer * msg->slots + reader;
+}
+
+static struct ivshmem_msg_side *ours(const struct ivshmem_msg *msg,
+                                     unsigned slot)
+{
+    return side(msg, msg->slot, slot);
+}
+
+static struct ivshmem_msg_side *theirs(const struct ivshmem_msg *msg,
+                                       unsigned slot)
+{
+    return side(msg, slot, msg->slot);
+}
+
+/* Nobody has a ring to itself, so row @writer is one ring shorter. */
+static uint8_t *ring(const struct ivshmem_msg *msg, unsigned writer,
+                     unsigned reader)
+{
+    size_t index = (size_t)writer * (msg->slots - 1) +
+                   (reader < writer ? reader : reader - 1);
+
+    return msg->memory + rings_offset(msg->slots) + index * msg->ring_size;
+}
+
+uint32_t ivshmem_msg_ring_size(size_t size, unsigned slots)
+{
+    uint32_t ring_size = MAX_RING;
+    size_t room;
+
+    if (slots < 2 || slots > IVSHMEM_MSG_MAX_SLOTS ||
+        size < rings_offset(slots)) {
+        return 0;
+    }
+    room = (size - rings_offset(slots)) / ((size_t)slots * (slots - 1));
+    while (ring_size > room && ring_size >= IVSHMEM_MSG_MIN_RING) {
+        ring_size /= 2;
+    }
+    return ring_size >= IVSHMEM_MSG_MIN_RING ? ring_size : 0;
+}
+
+/*
+ * The directory
+ */
+
+static bool valid_session(uint32_t session)
+{
+    return session >= 1 && session <= UINT16_MAX;
+}
+
+static bool occupied(const struct ivshmem_msg *msg, unsigned slot)
+{
+    const struct ivshmem_msg_entry *e = entry(msg, slot);
+
+    return load(&e->magic) == IVSHMEM_MSG_MAGIC &&
+           valid_session(load(&e->session));
+}
+
+/* Ids are unique: an entry with our id was left behind by somebody dead. */
+static unsigned choose_slot(const struct ivshmem_msg *msg)
+{
+    unsigned home = msg->id % msg->slots;
+    unsigned i;
+
+    for (i = 0; i < msg->slots; i++) {
+        unsigned slot = (home + i) % msg->slots;
+
+        if (!occupied(msg, slot) ||
+            load(&entry(msg, slot)->doorbell) == msg->id) {
+            return slot;
+        }
+    }
+    return home;
+}
+
+static bool evicted(const struct ivshmem_msg *msg)
+{
+    const struct ivshmem_msg_entry *e = entry(msg, msg->slot);
+
+    return load(&e->session) != msg->session || load(&e->id) != msg->id;
+}
+
+static void due(struct ivshmem_msg *msg, unsigned slot)
+{
+    msg->due |= 1u << slot;
+}
+
+static void due_control(struct ivshmem_msg *msg, unsigned slot)
+{
+    msg->due_control |= 1u << slot;
+}
+
+/* Whoever we greet, or have greeted, is told when we go or move. */
+static void due_control_all(struct ivshmem_msg *msg)
+{
+    unsigned slot;
+
+    for (slot = 0; slot < msg->slots; slot++) {
+        if (msg->peer[slot].state == IVSHMEM_MSG_GREETING ||
+            msg->peer[slot].state == IVSHMEM_MSG_LINKED) {
+            due_control(msg, slot);
+        }
+    }
+}
+
+int ivshmem_msg_open(struct ivshmem_msg *msg, void *memory, size_t size,
+                     unsigned slots, int slot, uint32_t id)
+{
+    struct ivshmem_msg_entry *e;
+    unsigned reader;
+
+    __builtin_memset(msg, 0, sizeof(*msg));
+    msg->memory = memory;
+    msg->slots = slots;
+    msg->id = id;
+    msg->doorbell = id;
+    msg->former = -1;
+    msg->ring_size = ivshmem_msg_ring_size(size, slots);
+    if (!msg->ring_size || (uintptr_t)memory % 64 || slot >= (int)slots) {
+        return IVSHMEM_MSG_BAD_MEMORY;
+    }
+    msg->slot = slot < 0 ? choose_slot(msg) : (unsigned)slot;
+
+    e = entry(msg, msg->slot);
+    if (occupied(msg, msg->slot) && load(&e->doorbell) != id) {
+        msg->former = (int32_t)(load(&e->doorbell) & UINT16_MAX);
+    }
+    msg->session = load(&e->counter) % UINT16_MAX + 1;
+
+    /*
+     * Nobody may see a mixture of the former owner and us: the entry is
+     * empty while it is written, and none of our sides links.
+     */
+    store(&e->session, 0);
+    store(&e->counter, msg->session);
+    store(&e->id, id);
+    store(&e->doorbell, id);
+    store(&e->layout, layout(msg));
+    store(&e->magic, IVSHMEM_MSG_MAGIC);
+    for (reader = 0; reader < slots; reader++) {
+        store(&ours(msg, reader)->link, 0);
+    }
+    store(&e->session, msg->session);
+    /* of two peers that come at once, at least one must see the other */
+    full_barrier();
+    return 0;
+}
+
+void ivshmem_msg_close(struct ivshmem_msg *msg)
+{
+    if (!evicted(msg)) {
+        store(&entry(msg, msg->slot)->session, 0);
+        due_control_all(msg);
+    }
+}
+
+void ivshmem_msg_move(struct ivshmem_msg *msg, uint32_t id)
+{
+    if (id != msg->doorbell && !evicted(msg)) {
+        msg->doorbell = id;
+        store(&entry(msg, msg->slot)->doorbell, id);
+        due_control_all(msg);
+    }
+}
+
+/* Begin a link with a peer that was not here the last time. */
+static void greet(struct ivshmem_msg *msg, unsigned slot, uint32_t id,
+                  uint32_t session)
+{
+    struct ivshmem_msg_peer *peer = &msg->peer[slot];
+    struct ivshmem_msg_side *our = ours(msg, slot);
+
+    *peer = (struct ivshmem_msg_peer) {
+        .state = IVSHMEM_MSG_GREETING,
+        .id = id,
+        .session = session,
+        .wants = IVSHMEM_MSG_WANT_MESSAGES,
+    };
+    /* indices count for one link only: see linked_load() */
+    store(&our->link, 0);
+    store(&our->head, 0);
+    store(&our->tail, 0);
+    store(&our->wants, peer->wants);
+    store(&our->link, msg->session << 16 | session);
+    due_control(msg, slot);
+}
+
+static bool linked(const struct ivshmem_msg *msg, unsigned slot)
+{
+    return load(&theirs(msg, slot)->link) ==
+           (msg->peer[slot].session << 16 | msg->session);
+}
+
+/* Look at one slot; true if its state or session is another than before. */
+static bool poll_slot(struct ivshmem_msg *msg, unsigned slot)
+{
+    const struct ivshmem_msg_entry *e = entry(msg, slot);
+    struct ivshmem_msg_peer *peer = &msg->peer[slot];
+    enum ivshmem_msg_state old_state = peer->state;
+    uint32_t old_session = peer->session;
+    uint32_t session = load(&e->session);
+    uint32_t magic = load(&e->magic);
+    uint32_t their_layout = load(&e->layout);
+    uint32_t id = load(&e->id);
+    uint32_t doorbell = load(&e->doorbell);
+
+    if (load(&e->session) != session) {
+        /* it is being written, and who writes it rings us afterwards */
+        return false;
+    }
+    if (magic != IVSHMEM_MSG_MAGIC || !valid_session(session)) {
+        if (peer->state == IVSHMEM_MSG_LINKED) {
+            peer->state = IVSHMEM_MSG_LEFT;
+        } else if (peer->state != IVSHMEM_MSG_LEFT) {
+            peer->state = IVSHMEM_MSG_ABSENT;
+        }
+    } else if (their_layout != layout(msg) ||
+               (id | doorbell) > UINT16_MAX) {
+        peer->state = IVSHMEM_MSG_FOREIGN;
+    } else if (peer->session != session || peer->id != id ||
+               peer->state == IVSHMEM_MSG_ABSENT ||
+               peer->state == IVSHMEM_MSG_FOREIGN) {
+        greet(msg, slot, id, session);
+        peer->doorbell = doorbell;
+    } else if (peer->doorbell != doorbell) {
+        /* what we have rung since it moved has not reached it */
+        peer->doorbell = doorbell;
+        due_control(msg, slot);
+    }
+    if (peer->state == IVSHMEM_MSG_GREETING && linked(msg, slot)) {
+        peer->state = IVSHMEM_MSG_LINKED;
+    }
+    return peer->state != old_state || peer->session != old_session;
+}
+
+int32_t ivshmem_msg_poll(struct ivshmem_msg *msg)
+{
+    uint32_t changed = 0;
+    unsigned slot;
+
+    if (evicted(msg)) {
+        return IVSHMEM_MSG_EVICTED;
+    }
+    for (slot = 0; slot < msg->slots; slot++) {
+        if (slot != msg->slot && poll_slot(msg, slot)) {
+            changed |= 1u << slot;
+        }
+    }
+    return (int32_t)changed;
+}
+
+static int32_t next_due(const struct ivshmem_msg *msg, uint32_t *mask)
+{
+    unsigned slot;
+
+    if (!*mask) {
+        return -1;
+    }
+    slot = (unsigned)__builtin_ctz(*mask);
+    *mask &= *mask - 1;
+    return (int32_t)msg->peer[slot].doorbell;
+}
+
+int32_t ivshmem_msg_doorbell(struct ivshmem_msg *msg)
+{
+    /* who has not rung for control apart does both at once */
+    msg->due |= msg->due_control;
+    msg->due_control = 0;
+    return next_due(msg, &msg->due);
+}
+
+int32_t ivshmem_msg_doorbell_control(struct ivshmem_msg *msg)
+{
+    return next_due(msg, &msg->due_control);
+}
+
+/*
+ * The rings
+ */
+
+/*
+ * Load one of the peer's indices. It means something only as long as the
+ * peer stands by the link: one that restarts takes back the link before it
+ * resets its indices, so we look at the link before and after.
+ */
+static bool linked_load(const struct ivshmem_msg *msg, unsigned slot,
+                        const uint32_t *index, uint32_t *value)
+{
+    if (!linked(msg, slot)) {
+        return false;
+    }
+    *value = load(index);
+    return linked(msg, slot);
+}
+
+/* Ring the peer if it wants that, after a store that it may be waiting for. */
+static void due_if_wanted(struct ivshmem_msg *msg, unsigned slot,
+                          uint32_t want)
+{
+    full_barrier();
+    if (load(&theirs(msg, slot)->wants) & want) {
+        due(msg, slot);
+    }
+}
+
+static void set_wants(struct ivshmem_msg *msg, unsigned slot, uint32_t wants)
+{
+    if (msg->peer[slot].wants != wants) {
+        msg->peer[slot].wants = wants;
+        store(&ours(msg, slot)->wants, wants);
+        full_barrier();
+    }
+}
+
+static uint32_t padded(uint32_t length)
+{
+    return (length + IVSHMEM_MSG_ALIGN - 1) & ~(IVSHMEM_MSG_ALIGN - 1);
+}
+
+static int broken(struct ivshmem_msg_peer *peer)
+{
+    peer->state = IVSHMEM_MSG_DEAD;
+    return IVSHMEM_MSG_BROKEN;
+}
+
+/* How much of a ring is in use, if the two indices make sense. */
+static bool ring_used(const struct ivshmem_msg *msg, uint32_t head,
+                      uint32_t tail, uint32_t *used)
+{
+    *used = head - tail;
+    return *used <= msg->ring_size && *used % IVSHMEM_MSG_ALIGN == 0;
+}
+
+/* The part of a copy that comes before the end of the ring. */
+static uint32_t before_wrap(const struct ivshmem_msg *msg, uint32_t start,
+                            uint32_t length)
+{
+    return length < msg->ring_size - start ? length : msg->ring_size - start;
+}
+
+/*
+ * Shared memory may be mapped as device memory, as Linux's VFIO does on Arm.
+ * There an access that is not aligned is a fault, which rules out memcpy():
+ * on the shared side, which is always aligned, copy words, and then bytes.
+ */
+static void copy_to_shared(uint8_t *to, const uint8_t *from, uint32_t length)
+{
+    uint32_t word;
+
+    for (; length >= sizeof(word); length -= (uint32_t)sizeof(word)) {
+        __builtin_memcpy(&word, from, sizeof(word));
+        *(volatile uint32_t *)(void *)to = word;
+        to += sizeof(word);
+        from += sizeof(word);
+    }
+    while (length--) {
+        *(volatile uint8_t *)to++ = *from++;
+    }
+}
+
+static void copy_from_shared(uint8_t *to, const uint8_t *from, uint32_t length)
+{
+    uint32_t word;
+
+    for (; length >= sizeof(word); length -= (uint32_t)sizeof(word)) {
+        word = *(const volatile uint32_t *)(const void *)from;
+        __builtin_memcpy(to, &word, sizeof(word));
+        to += sizeof(word);
+        from += sizeof(word);
+    }
+    while (length--) {
+        *to++ = *(const volatile uint8_t *)from++;
+    }
+}
+
+static void copy_in(const struct ivshmem_msg *msg, uint8_t *to,
+                    uint32_t index, const void *data, uint32_t length)
+{
+    uint32_t start = index & (msg->ring_size - 1);
+    uint32_t first = before_wrap(msg, start, length);
+
+    copy_to_shared(to + start, data, first);
+    if (length > first) {
+        copy_to_shared(to, (const uint8_t *)data + first, length - first);
+    }
+}
+
+/* What was copied is what is looked at, whatever the peer does meanwhile. */
+static void copy_out(const struct ivshmem_msg *msg, const uint8_t *from,
+                     uint32_t index, void *data, uint32_t length)
+{
+    uint32_t start = index & (msg->ring_size - 1);
+    uint32_t first = before_wrap(msg, start, length);
+
+    copy_from_shared(data, from + start, first);
+    if (length > first) {
+        copy_from_shared((uint8_t *)data + first, from, length - first);
+    }
+}
+
+/* The CRC covers the header as it stands in the ring, and the payload. */
+static uint32_t message_crc(const struct ivshmem_msg_header *wire,
+                            const void *payload, uint32_t length)
+{
+    uint32_t crc = ivshmem_msg_crc(0, wire,
+                                   offsetof(struct ivshmem_msg_header, crc));
+
+    return ivshmem_msg_crc(crc, payload, length);
+}
+
+/*
+ * 0 if the ring to a peer has @need bytes of space. If it has not, the peer
+ * is asked to ring when it takes a message; since it may have done so
+ * just before we asked, look again.
+ */
+static int check_space(struct ivshmem_msg *msg, unsigned slot, uint32_t need)
+{
+    struct ivshmem_msg_peer *peer = &msg->peer[slot];
+    const struct ivshmem_msg_side *their = theirs(msg, slot);
+    uint32_t tail, used;
+    int attempt;
+
+    for (attempt = 0; attempt < 2; attempt++) {
+        if (!linked_load(msg, slot, &their->tail, &tail)) {
+            return IVSHMEM_MSG_NO_LINK;
+        }
+        if (!ring_used(msg, peer->head, tail, &used)) {
+            return broken(peer);
+        }
+        if (need <= msg->ring_size - used) {
+            set_wants(msg, slot, peer->wants & ~IVSHMEM_MSG_WANT_SPACE);
+            return 0;
+        }
+        set_wants(msg, slot, peer->wants | IVSHMEM_MSG_WANT_SPACE);
+    }
+    return IVSHMEM_MSG_FULL;
+}
+
+int ivshmem_msg_send(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
+                     const void *payload, size_t length)
+{
+    struct ivshmem_msg_peer *peer = &msg->peer[slot];
+    struct ivshmem_msg_header wire;
+    uint32_t need;
+    uint8_t *to;
+    int error;
+
+    if (evicted(msg)) {
+        return IVSHMEM_MSG_EVICTED;
+    }
+    if (peer->state != IVSHMEM_MSG_LINKED) {
+        return IVSHMEM_MSG_NO_LINK;
+    }
+    if (length > msg->ring_size - HEADER_SIZE) {
+        return IVSHMEM_MSG_TOO_LONG;
+    }
+    need = HEADER_SIZE + padded((uint32_t)length);
+    error = check_space(msg, slot, need);
+    if (error) {
+        return error;
+    }
+
+    wire.length = le32((uint32_t)length);
+    wire.sequence = le32(peer->sent);
+    wire.type = le32(type);
+    wire.crc = le32(message_crc(&wire, payload, (uint32_t)length));
+    to = ring(msg, msg->slot, slot);
+    copy_in(msg, to, peer->head, &wire, HEADER_SIZE);
+    copy_in(msg, to, peer->head + HEADER_SIZE, payload, (uint32_t)length);
+    peer->sent++;
+    peer->head += need;
+    store(&ours(msg, slot)->head, peer->head);
+    due_if_wanted(msg, slot, IVSHMEM_MSG_WANT_MESSAGES);
+    return 0;
+}
+
+/* How many bytes wait for us in a peer's ring, or an error. */
+static int32_t waiting(struct ivshmem_msg *msg, unsigned slot)
+{
+    struct ivshmem_msg_peer *peer = &msg->peer[slot];
+    uint32_t head, used;
+
+    if (peer->state == IVSHMEM_MSG_DEAD) {
+        return IVSHMEM_MSG_BROKEN;
+    }
+    if ((peer->state != IVSHMEM_MSG_LINKED &&
+         peer->state != IVSHMEM_MSG_LEFT) ||
+        !linked_load(msg, slot, &theirs(msg, slot)->head, &head)) {
+        return IVSHMEM_MSG_NO_LINK;
+    }
+    if (!ring_used(msg, head, peer->tail, &used)) {
+        return broken(peer);
+    }
+    return (int32_t)used;
+}
+
+int32_t ivshmem_msg_receive(struct ivshmem_msg *msg, unsigned slot,
+                            struct ivshmem_msg_header *header,
+                            void *buffer, size_t capacity)
+{
+    struct ivshmem_msg_peer *peer = &msg->peer[slot];
+    struct ivshmem_msg_header wire;
+    bool fits, good = false;
+    const uint8_t *from;
+    uint32_t length;
+    int32_t used;
+
+    if (evicted(msg)) {
+        return IVSHMEM_MSG_EVICTED;
+    }
+    used = waiting(msg, slot);
+    if (used <= 0) {
+        return used ? used : IVSHMEM_MSG_EMPTY;
+    }
+
+    /* used is a multiple of the header's size: a header at least is there */
+    from = ring(msg, slot, msg->slot);
+    copy_out(msg, from, peer->tail, &wire, HEADER_SIZE);
+    length = le32(wire.length);
+    if (length > (uint32_t)used - HEADER_SIZE) {
+        return broken(peer);
+    }
+    fits = length <= capacity;
+    if (fits) {
+        copy_out(msg, from, peer->tail + HEADER_SIZE, buffer, length);
+        good = message_crc(&wire, buffer, length) == le32(wire.crc);
+    }
+    peer->tail += HEADER_SIZE + padded(length);
+    store(&ours(msg, slot)->tail, peer->tail);
+    due_if_wanted(msg, slot, IVSHMEM_MSG_WANT_SPACE);
+
+    if (!good) {
+        peer->expected++;
+        peer->bad_crc += fits;
+        peer->too_long += !fits;
+        return fits ? IVSHMEM_MSG_BAD_CRC : IVSHMEM_MSG_TOO_LONG;
+    }
+    header->length = length;
+    header->sequence = le32(wire.sequence);
+    header->type = le32(wire.type);
+    header->crc = le32(wire.crc);
+    peer->gaps += header->sequence != peer->expected;
+    peer->expected = header->sequence + 1;
+    peer->received++;
+    return (int32_t)length;
+}
+
+bool ivshmem_msg_want_doorbell(struct ivshmem_msg *msg, unsigned slot,
+                               bool want)
+{
+    uint32_t wants = msg->peer[slot].wants & ~IVSHMEM_MSG_WANT_MESSAGES;
+
+    set_wants(msg, slot, want ? wants | IVSHMEM_MSG_WANT_MESSAGES : wants);
+    return waiting(msg, slot) != 0;
+}

@@ -1,0 +1,341 @@
+/*
+ * Messages between the peers of an ivshmem server, through shared memory
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+/*
+ * The layer turns one piece of shared memory into a directory of peers and a
+ * ring of messages for each ordered pair of them. It runs the same on
+ * Cortex-M, on aarch64 and on the host, needs no library, allocates nothing
+ * and never waits. It never rings either: it says whom to ring, and the
+ * caller, who has the doorbell, decides when, after each message or after a
+ * batch.
+ *
+ *     ivshmem_msg_open(&msg, memory, size, 8, IVSHMEM_MSG_ANY_SLOT, own_id);
+ *     for (;;) {
+ *         ivshmem_msg_poll(&msg);              who came, who left?
+ *         ... ivshmem_msg_receive(), ivshmem_msg_send() ...
+ *         while ((peer = ivshmem_msg_doorbell(&msg)) >= 0) {
+ *             ring(peer, vector);
+ *         }
+ *         ... sleep until the own doorbell rings ...
+ *     }
+ *
+ * The sleep must not miss a doorbell that rang since poll() was called:
+ * on Cortex-M mask, look, WFI, unmask; on Linux read an eventfd.
+ *
+ * One writer per word
+ *
+ * The atomic instructions of a guest may not be atomic against another
+ * QEMU process, and small cores have none. So each word in shared memory has
+ * a single writer, and aligned 32-bit loads and stores with barriers are
+ * enough. Everything is little-endian.
+ *
+ * Memory, from its start (n slots):
+ *
+ *     n     directory entries    struct ivshmem_msg_entry; [slot]
+ *     n * n sides                struct ivshmem_msg_side; [writer][reader]
+ *     n * (n - 1) rings          of a size that is a power of two
+ *
+ * A peer moves into a slot: it writes that slot's entry and, as writer,
+ * that slot's row of sides and rings. Each time it takes a session, a number
+ * that this slot did not have before. Two peers are linked when each has
+ * written both sessions into its side; from then on their rings, which start
+ * empty, carry messages. A peer that comes back, with a new id perhaps and
+ * with no goodbye, has another session, so that nothing old is taken for new.
+ * A peer that is given another id while it runs, because the server was
+ * started anew, keeps its session, and only says whom to ring from now on.
+ * What memory holds from a former generation never links, for the same
+ * reason.
+ *
+ * All of the other side's words are suspect: read once, checked, and never
+ * used to reach outside of the ring. The worst that a hostile peer can do is
+ * to send bad messages, to make itself unheard, or to occupy slots.
+ */
+
+#ifndef IVSHMEM_MSG_H
+#define IVSHMEM_MSG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/** Slots that one struct ivshmem_msg can serve; at most 31. */
+#ifndef IVSHMEM_MSG_MAX_SLOTS
+#define IVSHMEM_MSG_MAX_SLOTS 16
+#endif
+
+/** For ivshmem_msg_open(): choose a slot. */
+#define IVSHMEM_MSG_ANY_SLOT (-1)
+
+/** Marks a directory entry, "IVM1": the 1 is this layout's version. */
+#define IVSHMEM_MSG_MAGIC 0x314d5649u
+
+/** Messages start at multiples of this in a ring, so no header ever wraps. */
+#define IVSHMEM_MSG_ALIGN 16u
+
+/** The smallest ring; memory that has no room for it is refused. */
+#define IVSHMEM_MSG_MIN_RING 256u
+
+/**
+ * struct ivshmem_msg_entry: who is in a slot; written by the slot's owner
+ */
+struct ivshmem_msg_entry {
+    uint32_t magic;         /* IVSHMEM_MSG_MAGIC */
+    uint32_t layout;        /* number of slots << 8 | log2 of a ring's size */
+    uint32_t id;            /* the owner's id at the server when it came */
+    uint32_t counter;       /* the slot's last session, kept when it is left */
+    uint32_t session;       /* 1 to 65535, or 0: nobody is here */
+    uint32_t doorbell;      /* the owner's id now: whom to ring */
+    uint32_t reserved[10];
+};
+
+/**
+ * struct ivshmem_msg_side: one side of a link, written by one peer for another
+ *
+ * Indices count bytes since the link began, modulo 2^32.
+ */
+struct ivshmem_msg_side {
+    uint32_t link;          /* writer's session << 16 | reader's; 0: none */
+    uint32_t head;          /* end of what was put into writer's ring */
+    uint32_t tail;          /* end of what was taken from reader's ring */
+    uint32_t wants;         /* when to ring the writer, IVSHMEM_MSG_WANT_* */
+    uint32_t reserved[12];
+};
+
+/** The reader of the ring wants to be rung for each new message. */
+#define IVSHMEM_MSG_WANT_MESSAGES 1u
+/** The writer of the ring waits for space in it. */
+#define IVSHMEM_MSG_WANT_SPACE 2u
+
+/**
+ * struct ivshmem_msg_header: what comes before each message in a ring
+ *
+ * The payload follows, then bytes of no meaning up to a multiple of
+ * IVSHMEM_MSG_ALIGN.
+ */
+struct ivshmem_msg_header {
+    uint32_t length;        /* of the payload in bytes */
+    uint32_t sequence;      /* 0 for a link's first message, then 1 more */
+    uint32_t type;          /* of the payload; the layer only carries it */
+    uint32_t crc;           /* CRC-32 of the fields above and the payload */
+};
+
+_Static_assert(sizeof(struct ivshmem_msg_entry) == 64, "layout");
+_Static_assert(offsetof(struct ivshmem_msg_entry, doorbell) == 20, "layout");
+_Static_assert(sizeof(struct ivshmem_msg_side) == 64, "layout");
+_Static_assert(offsetof(struct ivshmem_msg_side, wants) == 12, "layout");
+_Static_assert(sizeof(struct ivshmem_msg_header) == 16, "layout");
+_Static_assert(offsetof(struct ivshmem_msg_header, crc) == 12, "layout");
+
+/** What functions here return when they fail; all are negative. */
+enum ivshmem_msg_error {
+    IVSHMEM_MSG_EMPTY = -1,     /* there is no message */
+    IVSHMEM_MSG_FULL = -2,      /* no space now; the peer will ring */
+    IVSHMEM_MSG_NO_LINK = -3,   /* not linked with that slot (any more) */
+    IVSHMEM_MSG_TOO_LONG = -4,  /* longer than the ring or the buffer */
+    IVSHMEM_MSG_BAD_CRC = -5,   /* a message was damaged, and is dropped */
+    IVSHMEM_MSG_BROKEN = -6,    /* nonsense from the peer; the link is dead */
+    IVSHMEM_MSG_EVICTED = -7,   /* somebody else has moved into our slot */
+    IVSHMEM_MSG_BAD_MEMORY = -8 /* too small, too many slots, not aligned */
+};
+
+/** How we stand with a slot. */
+enum ivshmem_msg_state {
+    IVSHMEM_MSG_ABSENT,     /* nobody is there */
+    IVSHMEM_MSG_FOREIGN,    /* somebody whose layout is another one */
+    IVSHMEM_MSG_GREETING,   /* somebody who has not answered yet, or is dead */
+    IVSHMEM_MSG_LINKED,     /* messages can go both ways */
+    IVSHMEM_MSG_LEFT,       /* said goodbye; what is in the ring can be read */
+    IVSHMEM_MSG_DEAD        /* broke the rules; not listened to any more */
+};
+
+/**
+ * struct ivshmem_msg_peer: our view of one slot
+ *
+ * For reading only. The counters begin anew with each link.
+ */
+struct ivshmem_msg_peer {
+    enum ivshmem_msg_state state;
+    uint32_t id;            /* with which it came; names it in this session */
+    uint32_t doorbell;      /* whom to ring */
+    uint32_t session;
+    uint32_t head;          /* our words, kept here: what stands in shared */
+    uint32_t tail;          /*   memory is for the peer and never read back */
+    uint32_t wants;
+    uint32_t sent;          /* messages sent, so the next one's sequence */
+    uint32_t received;      /* good messages received */
+    uint32_t expected;      /* the next message's sequence */
+    uint32_t gaps;          /* good messages that were not the expected one */
+    uint32_t bad_crc;       /* messages dropped for their CRC */
+    uint32_t too_long;      /* messages dropped for the buffer's size */
+};
+
+/**
+ * struct ivshmem_msg: one peer's place at the shared memory
+ *
+ * Owned by the caller. One thread at a time may use it; the peers may be
+ * other threads, processes or machines.
+ */
+struct ivshmem_msg {
+    uint8_t *memory;
+    uint32_t slots;
+    uint32_t slot;          /* our own */
+    uint32_t id;            /* with which we came; names us in this session */
+    uint32_t doorbell;      /* under which we are rung */
+    uint32_t session;
+    uint32_t ring_size;
+    uint32_t due;           /* slots to be rung, a bit each: for messages ... */
+    uint32_t due_control;   /* ... and for who came, left or moved */
+    int32_t former;         /* who had the slot and did not say goodbye; -1 */
+    struct ivshmem_msg_peer peer[IVSHMEM_MSG_MAX_SLOTS];
+};
+
+/**
+ * ivshmem_msg_ring_size: the size of a ring
+ *
+ * @size: of the shared memory in bytes
+ * @slots: number of slots, 2 to IVSHMEM_MSG_MAX_SLOTS
+ *
+ * Returns the size in bytes, a power of two, or 0 if the memory is too small.
+ * All peers must use the same @size and @slots. 4 MiB give 8 slots rings of
+ * 64 KiB, and 4 slots rings of 256 KiB.
+ */
+uint32_t ivshmem_msg_ring_size(size_t size, unsigned slots);
+
+/**
+ * ivshmem_msg_open: move into a slot
+ *
+ * @msg: filled in; needs no release
+ * @memory: start of the shared memory, aligned to 64 bytes; stays the
+ *          caller's, must live as long as @msg is used, and may contain
+ *          anything
+ * @size: of the memory in bytes, the same for all peers
+ * @slots: how many peers there can be at a time, the same for all peers
+ * @slot: 0 to @slots - 1: a place that this peer alone uses, so that it is
+ *        found there again after a restart; or IVSHMEM_MSG_ANY_SLOT, for
+ *        @id modulo @slots, or the next that is not occupied. If none is
+ *        free, @id modulo @slots it is
+ * @id: own id at the server (IVPosition), 0 to 65535
+ *
+ * Whether the peer who occupies a slot is alive cannot be seen in memory.
+ * One who was, and lost the slot, gets IVSHMEM_MSG_EVICTED from its next
+ * call; msg->former says whose slot was taken. Call ivshmem_msg_poll() next.
+ *
+ * Returns 0 or IVSHMEM_MSG_BAD_MEMORY.
+ */
+int ivshmem_msg_open(struct ivshmem_msg *msg, void *memory, size_t size,
+                     unsigned slots, int slot, uint32_t id);
+
+/**
+ * ivshmem_msg_close: say goodbye
+ *
+ * Messages that were sent can still be received by the peers, as long as
+ * nobody moves into the slot. Ring those that are due afterwards.
+ */
+void ivshmem_msg_close(struct ivshmem_msg *msg);
+
+/**
+ * ivshmem_msg_poll: look who came and who left
+ *
+ * Greets who is new, so that they can link; call it after open and after
+ * each doorbell. What a peer of a former session had sent and we had not
+ * received is lost.
+ *
+ * Returns a mask of the slots whose state or session has changed, or
+ * IVSHMEM_MSG_EVICTED.
+ */
+int32_t ivshmem_msg_poll(struct ivshmem_msg *msg);
+
+/**
+ * ivshmem_msg_doorbell: whom to ring
+ *
+ * Returns the id of a peer that waits for what we have done since it was
+ * rung the last time, or -1. Each call names another one.
+ */
+int32_t ivshmem_msg_doorbell(struct ivshmem_msg *msg);
+
+/**
+ * ivshmem_msg_doorbell_control: whom to ring about who is there
+ *
+ * For those who ring one vector for messages and another one for control:
+ * that somebody came, left or moved. Such a caller rings whom this function
+ * names first; ivshmem_msg_doorbell() then names those that have messages, or
+ * space for some.
+ *
+ * Returns an id or -1, as ivshmem_msg_doorbell() does.
+ */
+int32_t ivshmem_msg_doorbell_control(struct ivshmem_msg *msg);
+
+/**
+ * ivshmem_msg_move: be rung under another id
+ *
+ * @id: own id at the server, 0 to 65535; nothing happens if it has not changed
+ *
+ * After a restart of the server. Links and messages stay. Until the peers
+ * have polled they ring the old id, which may be another peer's now, so some
+ * doorbells of that time are lost to us: look at the rings without one too.
+ *
+ * Whose servers may restart should choose their slots in open: with
+ * IVSHMEM_MSG_ANY_SLOT, a peer that has been given our old id may take us for
+ * its own former life, if it is started before we have moved.
+ */
+void ivshmem_msg_move(struct ivshmem_msg *msg, uint32_t id);
+
+/**
+ * ivshmem_msg_send: put a message into the ring to a peer
+ *
+ * @slot: the peer's
+ * @type: for the receiver; any value
+ * @payload: copied, the caller's afterwards; may be NULL if @length is 0
+ * @length: in bytes, at most the ring's size less the header
+ *
+ * Returns 0, or IVSHMEM_MSG_FULL, in which case the peer rings once there is
+ * space again, or IVSHMEM_MSG_NO_LINK, _TOO_LONG, _BROKEN or _EVICTED.
+ */
+int ivshmem_msg_send(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
+                     const void *payload, size_t length);
+
+/**
+ * ivshmem_msg_receive: take the next message from a peer's ring
+ *
+ * @slot: the peer's
+ * @header: filled in if the message is good; the fields in the CPU's order
+ * @buffer: filled with the payload; undefined if the message is bad; may be
+ *          NULL if @capacity is 0
+ * @capacity: of the buffer in bytes
+ *
+ * The buffer must not lie in shared memory: the CRC is that of the copy.
+ *
+ * Returns the payload's length, or IVSHMEM_MSG_EMPTY; or IVSHMEM_MSG_BAD_CRC
+ * or _TOO_LONG, in which cases the message is dropped and the next can be
+ * received; or IVSHMEM_MSG_NO_LINK, _BROKEN or _EVICTED.
+ */
+int32_t ivshmem_msg_receive(struct ivshmem_msg *msg, unsigned slot,
+                            struct ivshmem_msg_header *header,
+                            void *buffer, size_t capacity);
+
+/**
+ * ivshmem_msg_want_doorbell: be rung for each message, or not
+ *
+ * @slot: the peer's
+ * @want: false while the caller polls the ring anyway; true, as it is when a
+ *        link begins, before it sleeps
+ *
+ * Returns true if a message is there already, for which nobody may ring: do
+ * not sleep then.
+ */
+bool ivshmem_msg_want_doorbell(struct ivshmem_msg *msg, unsigned slot,
+                               bool want);
+
+/**
+ * ivshmem_msg_crc: CRC-32 as in IEEE 802.3 and zlib
+ *
+ * @crc: 0, or the result for the bytes before these
+ */
+uint32_t ivshmem_msg_crc(uint32_t crc, const void *data, size_t length);
+
+#endif /* IVSHMEM_MSG_H */
