@@ -1,0 +1,83 @@
+# Copyright (c) 2026 The ivshmem-flat authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+# QEMU=10.0|10.2: which of Debian's QEMUs
+QEMU ?= 10.0
+# QEMU_SRC=DIR: a QEMU source tree that you have, instead
+QEMU_SRC ?=
+# ANY_VERSION=1: try QEMU_SRC even if its version is not known here
+ANY_VERSION ?=
+# FLAVOUR=sanitize: with sanitizers, coverage and fuzzers
+FLAVOUR ?=
+# SECONDS=N: how long each fuzzer runs
+SECONDS ?= 60
+# LINUX=bookworm|trixie: whose kernel the Linux machines run
+LINUX ?= bookworm
+# STARTS=N: how often stress starts a pair of machines, in each order
+STARTS ?= 200
+# where this QEMU is built; its programs are in $(BUILD)/bin
+BUILD = $(CURDIR)/build/$(if $(QEMU_SRC),own,$(QEMU))$(FLAVOUR:%=-%)
+export QEMU QEMU_SRC ANY_VERSION FLAVOUR LINUX BUILD
+
+MAKEFLAGS += --no-print-directory
+
+help: ## list what make can do
+	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | \
+		while read -r target text; do \
+			printf '  make %-10s %s\n' "$$target" "$$text"; done
+	@echo 'With QEMU=10.2, or QEMU_SRC=DIR for a tree of yours; else QEMU 10.0.'
+
+demo: qemu firmware ## build what is missing, run two machines that ring each other
+	@tools/demo
+
+demo-linux: qemu firmware linux ## the same with Linux machines, two at last
+	@tools/demo-linux
+
+check: ## build what is missing, run all tests
+	@tools/deps qemu firmware linux check $(FLAVOUR)
+	@tests/run $(notdir $(BUILD))
+
+check-all: ## the same with each QEMU version
+	@tools/deps qemu firmware linux check
+	@tests/run 10.0 10.2
+
+stress: qemu firmware linux ## ring at the first moment, in STARTS=200 starts
+	@STARTS=$(STARTS) tests/lost_doorbell_test.py -v
+
+coverage: ## run all tests under sanitizers, show what they execute of our C
+	@$(MAKE) check FLAVOUR=sanitize
+
+fuzz: FLAVOUR = sanitize
+fuzz: ## run both fuzzers, each for SECONDS=60
+	@tools/deps qemu sanitize
+	@tools/build-qemu
+	@tools/fuzz $(SECONDS)
+
+deps: ## install the Debian packages that are missing
+	@tools/deps qemu firmware linux check
+
+qemu: ## fetch QEMU, lay the overlay over it, build it
+	@tools/deps qemu
+	@tools/build-qemu
+
+firmware: ## build the guest programs
+	@tools/deps firmware
+	@$(MAKE) -C guest
+
+linux: ## build the Linux machine
+	@tools/deps linux
+	@tools/build-linux
+
+apply: ## lay the overlay over QEMU_SRC=DIR, and say what changed
+	@test -n '$(QEMU_SRC)' || { \
+		echo 'make apply: expected QEMU_SRC=DIR, a QEMU source tree' >&2; \
+		exit 1; }
+	@tools/deps apply
+	@tools/apply $(if $(ANY_VERSION),--any-version) '$(QEMU_SRC)'
+
+clean: ## remove all that was built, but not what was downloaded
+	rm -rf build
+
+.PHONY: help demo demo-linux check check-all stress coverage fuzz deps linux \
+	 qemu firmware apply clean

@@ -1,0 +1,449 @@
+#!/usr/bin/env python3
+"""Tests of the way from Debian's archive to a QEMU with the overlay in it:
+tools/deps, tools/fetch-qemu, tools/apply, tools/build-qemu. No network needed.
+"""
+# Copyright (c) 2026 The ivshmem-flat authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import hashlib
+import os
+import re
+import resource
+import shutil
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get('XDG_CACHE_HOME') or
+             Path.home() / '.cache') / 'ivshmem-flat'
+NOBODY = 65534
+
+# A QEMU in small, with an ivshmem-flat of its own; each trace of that says
+# OLD, or is the name.
+TREE = {
+    'VERSION': '10.0.13\n',
+    'MAINTAINERS': 'before\n\n'
+                   'ivshmem-flat\nM: OLD\n\n'
+                   'after\n',
+    'chardev/char.c': ''.join(f'line {i}\n' for i in range(1, 21)),
+    'docs/system/device-emulation.rst': '   devices/cxl.rst\n'
+                                        '   devices/ivshmem-flat.rst\n'
+                                        '   devices/net.rst\n',
+    'docs/system/devices/ivshmem-flat.rst': 'OLD\n',
+    'hw/misc/Kconfig': 'config A\n    bool\n\n'
+                       'config IVSHMEM_FLAT_DEVICE\n    bool\n    # OLD\n\n'
+                       'config B\n    bool\n',
+    'hw/misc/ivshmem-flat.c': 'OLD\n',
+    'hw/misc/meson.build': "a\nadd(files('ivshmem-flat.c')) # OLD\nb\n",
+    'hw/misc/trace-events': '# a.c\na()\n\n# ivshmem-flat.c\nold() "OLD"\n',
+    'include/hw/misc/ivshmem-flat.h': 'OLD\n',
+    'tests/qtest/meson.build': 'first\nanchor\nlast \f\n',
+}
+
+OVERLAY = {
+    'MAINTAINERS': '# behind: before\n\nivshmem-flat\nM: us\n',
+    'docs/system/device-emulation.rst': '.. behind:    devices/cxl.rst\n'
+                                        '   devices/ivshmem-flat.rst\n',
+    'docs/system/devices/ivshmem-flat.rst': 'page\n',
+    'hw/arm/board-ivshmem.c': 'board\n',
+    'hw/misc/Kconfig': '\nconfig IVSHMEM_FLAT_DEVICE\n    bool\n',
+    'hw/misc/ivshmem-flat.c': 'device\n',
+    'hw/misc/meson.build': "add(files('ivshmem-flat.c'))\n",
+    'hw/misc/trace-events': '\n# ivshmem-flat.c\nnew() "new"\n',
+    'include/hw/misc/ivshmem-flat.h': 'header\n',
+    'patches/0001-char.patch': '--- a/chardev/char.c\n+++ b/chardev/char.c\n'
+                               '@@ -9,4 +9,5 @@ x\n line 9\n line 10\n'
+                               '+ivshmem\n line 11\n line 12\n',
+    'tests/qtest/meson.build': 'at the end\n# behind: anchor\nbehind\n',
+}
+
+RESULT = {
+    'VERSION': '10.0.13\n',
+    'MAINTAINERS': 'before\n\nivshmem-flat\nM: us\n\nafter\n',
+    'chardev/char.c': TREE['chardev/char.c'].replace('line 10\n',
+                                                     'line 10\nivshmem\n'),
+    'docs/system/device-emulation.rst': TREE['docs/system/device-emulation.rst'],
+    'docs/system/devices/ivshmem-flat.rst': 'page\n',
+    'hw/arm/board-ivshmem.c': 'board\n',
+    'hw/misc/Kconfig': 'config A\n    bool\n\nconfig B\n    bool\n\n'
+                       'config IVSHMEM_FLAT_DEVICE\n    bool\n',
+    'hw/misc/ivshmem-flat.c': 'device\n',
+    'hw/misc/meson.build': "a\nb\nadd(files('ivshmem-flat.c'))\n",
+    'hw/misc/trace-events': '# a.c\na()\n\n# ivshmem-flat.c\nnew() "new"\n',
+    'include/hw/misc/ivshmem-flat.h': 'header\n',
+    'tests/qtest/meson.build': 'first\nanchor\nbehind\nlast \f\nat the end\n',
+}
+
+
+def lay(directory, files):
+    for name, text in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def snapshot(directory):
+    """Everything there is to a tree: names, modes, times and contents."""
+    return {path.relative_to(directory).as_posix():
+            (path.lstat().st_mode,
+             path.lstat().st_mtime_ns if path.is_file() else None,
+             path.read_bytes() if path.is_file() else None)
+            for path in directory.rglob('*')}
+
+
+def contents(directory):
+    return {name: data.decode() for name, (_, _, data)
+            in snapshot(directory).items()
+            if data is not None and name != '.ivshmem-flat.json'}
+
+
+class Case(unittest.TestCase):
+    maxDiff = None
+
+    def setUp(self):
+        self.dir = Path(self.enterContext(
+            tempfile.TemporaryDirectory(prefix='ivshmem-overlay-')))
+
+    def check_one_line(self, run, *words):
+        """A failure: one line on stderr with these words, exit status 1."""
+        self.assertEqual(run.returncode, 1, run.stdout + run.stderr)
+        self.assertEqual(len(run.stderr.splitlines()), 1, run.stderr)
+        for word in words:
+            self.assertIn(word, run.stderr)
+
+
+class Apply(Case):
+    """tools/apply with an overlay and a tree in small"""
+
+    def setUp(self):
+        super().setUp()
+        self.tree = self.dir / 'tree'
+        self.overlay = self.dir / 'overlay'
+        lay(self.tree, TREE)
+        lay(self.overlay, OVERLAY)
+        (self.overlay / 'tools').mkdir()
+        shutil.copy(ROOT / 'tools/apply', self.overlay / 'tools')
+
+    def apply(self, *options, **kwargs):
+        return subprocess.run(
+            [self.overlay / 'tools/apply', *options, self.tree], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
+            **kwargs)
+
+    def apply_well(self, *options):
+        run = self.apply(*options)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return run
+
+    def apply_unprivileged(self, **kwargs):
+        """Root may write everywhere, so become somebody who may not."""
+        if os.geteuid() != 0:
+            return self.apply(**kwargs)
+        for path in [self.dir, *self.dir.rglob('*')]:
+            os.chown(path, NOBODY, NOBODY)
+        return self.apply(user=NOBODY, group=NOBODY, extra_groups=[], **kwargs)
+
+    def check_refused(self, run, before, *words):
+        self.check_one_line(run, *words)
+        self.assertEqual(snapshot(self.tree), before)
+
+    def test_fresh_tree(self):
+        run = self.apply_well()
+        self.assertEqual(contents(self.tree), RESULT)
+        for line in ('added    hw/arm/board-ivshmem.c',
+                     'changed  hw/misc/ivshmem-flat.c',
+                     'changed  chardev/char.c'):
+            self.assertIn(line, run.stdout.splitlines())
+        self.assertNotIn('VERSION', run.stdout)
+
+    def test_second_time_changes_nothing(self):
+        self.apply_well()
+        before = snapshot(self.tree)
+        run = self.apply_well()
+        self.assertEqual(snapshot(self.tree), before)
+        self.assertIn('nothing to change', run.stdout)
+
+    def test_second_time_without_the_record(self):
+        self.apply_well()
+        (self.tree / '.ivshmem-flat.json').unlink()
+        self.apply_well()
+        self.assertEqual(contents(self.tree), RESULT)
+
+    def test_older_device_leaves_no_trace(self):
+        for name in OVERLAY:
+            (self.overlay / name).unlink()
+        run = self.apply_well()
+        for name, text in contents(self.tree).items():
+            self.assertNotRegex(name + text, '(?i)OLD|ivshmem[-_]flat')
+        self.assertEqual(contents(self.tree)['hw/misc/trace-events'],
+                         '# a.c\na()\n')
+        self.assertIn('removed  hw/misc/ivshmem-flat.c', run.stdout)
+
+    def test_newer_overlay_replaces_former(self):
+        self.apply_well()
+        lay(self.overlay, {
+            'hw/misc/meson.build': 'other\n',
+            'tests/qtest/meson.build': '# behind: first\nbehind first\n',
+            'patches/0001-char.patch':
+                OVERLAY['patches/0001-char.patch'].replace('ivshmem', 'new')})
+        (self.overlay / 'hw/arm/board-ivshmem.c').unlink()
+        run = self.apply_well()
+        self.assertIn('removed  hw/arm/board-ivshmem.c', run.stdout)
+        expected = RESULT | {
+            'hw/misc/meson.build': 'a\nb\nother\n',
+            'tests/qtest/meson.build': 'first\nbehind first\nanchor\nlast \f\n',
+            'chardev/char.c': RESULT['chardev/char.c'].replace('ivshmem', 'new')}
+        del expected['hw/arm/board-ivshmem.c']
+        self.assertEqual(contents(self.tree), expected)
+
+    def test_patch_already_applied(self):
+        lay(self.tree, {'chardev/char.c': RESULT['chardev/char.c']})
+        self.apply_well()
+        self.assertEqual(contents(self.tree), RESULT)
+
+    def test_keeps_modes(self):
+        (self.tree / 'chardev/char.c').chmod(0o600)
+        (self.overlay / 'hw/arm/board-ivshmem.c').chmod(0o755)
+        self.apply_well()
+        for name, mode in (('chardev/char.c', 0o600),
+                           ('hw/arm/board-ivshmem.c', 0o755)):
+            self.assertEqual((self.tree / name).stat().st_mode & 0o777, mode)
+
+    def test_unknown_version_refused(self):
+        for version in ('9.2.4', '10.1.2', '10.20.1', '10.0', 'x'):
+            with self.subTest(version):
+                lay(self.tree, {'VERSION': version + '\n'})
+                self.check_refused(self.apply(), snapshot(self.tree),
+                                   f'QEMU {version},', '10.0.x or 10.2.x')
+
+    def test_unknown_version_on_request(self):
+        lay(self.tree, {'VERSION': '11.0.0\n'})
+        run = self.apply_well('--any-version')
+        self.assertRegex(run.stderr, r'warning: .* QEMU 11\.0\.0')
+        self.assertEqual(contents(self.tree), RESULT | {'VERSION': '11.0.0\n'})
+
+    def test_no_qemu_tree(self):
+        (self.tree / 'VERSION').unlink()
+        self.check_refused(self.apply(), snapshot(self.tree), 'VERSION')
+
+    def test_no_tree(self):
+        shutil.rmtree(self.tree)
+        self.check_one_line(self.apply(), str(self.tree), 'no directory')
+
+    def test_missing_anchor(self):
+        lay(self.tree, {'tests/qtest/meson.build': 'anchor2\n'})
+        self.check_refused(self.apply(), snapshot(self.tree),
+                           'tests/qtest/meson.build', '"anchor"', '0 times')
+
+    def test_ambiguous_anchor(self):
+        lay(self.tree, {'tests/qtest/meson.build': 'anchor\nanchor\n'})
+        self.check_refused(self.apply(), snapshot(self.tree),
+                           'tests/qtest/meson.build', '"anchor"', '2 times')
+
+    def test_missing_list(self):
+        (self.tree / 'hw/misc/Kconfig').unlink()
+        self.check_refused(self.apply(), snapshot(self.tree), 'hw/misc/Kconfig')
+
+    def test_failing_hunk(self):
+        lay(self.tree, {'chardev/char.c': TREE['chardev/char.c'].replace(
+            'line 11', 'line 11 of another version')})
+        self.check_refused(self.apply(), snapshot(self.tree),
+                           'patches/0001-char.patch', 'chardev/char.c')
+
+    def test_patch_to_missing_file(self):
+        (self.tree / 'chardev/char.c').unlink()
+        self.check_refused(self.apply(), snapshot(self.tree),
+                           'patches/0001-char.patch', 'chardev/char.c')
+
+    def test_file_in_the_way(self):
+        lay(self.tree, {'hw/arm/board-ivshmem.c': "the user's own\n"})
+        self.check_refused(self.apply(), snapshot(self.tree),
+                           'hw/arm/board-ivshmem.c')
+
+    def test_broken_record(self):
+        lay(self.tree, {'.ivshmem-flat.json': '{'})
+        self.check_refused(self.apply(), snapshot(self.tree),
+                           '.ivshmem-flat.json')
+
+    def test_read_only_file(self):
+        (self.tree / 'hw/misc/meson.build').chmod(0o444)
+        before = snapshot(self.tree)
+        self.check_refused(self.apply_unprivileged(), before,
+                           'hw/misc/meson.build', 'read-only')
+
+    def test_unwritable_directory(self):
+        # found late, when most files are in their places
+        (self.tree / 'tests/qtest').chmod(0o555)
+        before = snapshot(self.tree)
+        self.check_refused(self.apply_unprivileged(), before,
+                           'tests/qtest/meson.build', 'Permission denied')
+
+    def test_disk_full(self):
+        lay(self.overlay, {'include/hw/misc/ivshmem-flat.h': 'x' * 9000})
+        limit = (8000, 8000)
+        self.check_refused(
+            self.apply(preexec_fn=lambda: resource.setrlimit(
+                resource.RLIMIT_FSIZE, limit)),
+            snapshot(self.tree), 'include/hw/misc/ivshmem-flat.h')
+
+    def test_two_at_once(self):
+        (self.tree / '.ivshmem-flat.tmp').mkdir()
+        self.check_refused(self.apply(), snapshot(self.tree),
+                           '.ivshmem-flat.tmp')
+
+
+class RealTree(Case):
+    """tools/apply with this overlay and Debian's QEMUs, as far as in the cache"""
+
+    def check(self, qemu):
+        files = CACHE / f'qemu-{qemu}'
+        if not (files / 'SHA256SUMS').exists():
+            self.skipTest(f'no source of QEMU {qemu} in {CACHE}')
+        dsc, = re.findall(r'\S+\.dsc$', (files / 'SHA256SUMS').read_text(), re.M)
+        tree = self.dir / 'tree'
+        subprocess.run(['dpkg-source', '--no-check', '--no-copy', '-x',
+                        files / dsc, tree],
+                       check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+
+        bare = self.dir / 'bare/tools'
+        bare.mkdir(parents=True)
+        shutil.copy(ROOT / 'tools/apply', bare)
+        subprocess.run([bare / 'apply', tree], check=True,
+                       stdout=subprocess.DEVNULL)
+        grep = subprocess.run(['grep', '-rIli', 'ivshmem[-_]flat', '.'],
+                              cwd=tree, text=True, stdout=subprocess.PIPE,
+                              check=False)
+        self.assertEqual(grep.stdout, '', 'traces of the older device')
+
+        for expected in ('added    hw/misc/ivshmem-flat.c', 'nothing to change'):
+            run = subprocess.run([ROOT / 'tools/apply', tree], text=True,
+                                 stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT, check=False)
+            self.assertEqual(run.returncode, 0, run.stdout)
+            self.assertIn(expected, run.stdout)
+
+    def test_10_0(self):
+        self.check('10.0')
+
+    def test_10_2(self):
+        self.check('10.2')
+
+
+class Tools(Case):
+    """The shell tools with stand-ins for Debian's programs"""
+
+    def setUp(self):
+        super().setUp()
+        shutil.copytree(ROOT / 'tools', self.dir / 'tools')
+        self.files = self.dir / 'cache/ivshmem-flat/qemu-10.0'
+        self.set = {}               # variables for the tool
+        self.stand_in('apt-get', '''
+            case $* in
+            indextargets*) echo "bookworm main mirror:/debian" ;;
+            *update) echo "E: Could not resolve the mirror"; exit 100 ;;
+            *) exit 100 ;;
+            esac''')
+        # as dpkg-source --no-check --no-copy -x DSC DIR
+        self.stand_in('dpkg-source', 'mkdir "$5"; cp "$4" "$5/VERSION"')
+
+    def stand_in(self, name, script):
+        lay(self.dir / 'bin', {name: f'#!/bin/bash\n{script}\n'})
+        (self.dir / 'bin' / name).chmod(0o755)
+
+    def tool(self, *argv, **kwargs):
+        environ = {name: value for name, value in os.environ.items()
+                   if name not in ('BUILD', 'FLAVOUR', 'QEMU', 'QEMU_SRC')}
+        environ |= {'XDG_CACHE_HOME': str(self.dir / 'cache'),
+                    'PATH': f'{self.dir}/bin:{os.environ["PATH"]}', **self.set}
+        return subprocess.run([self.dir / 'tools' / argv[0], *argv[1:]],
+                              env=environ, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, check=False, **kwargs)
+
+    def fill_cache(self):
+        lay(self.files, {'qemu_10.0.dsc': '10.0.13\n', 'SHA256SUMS':
+                         hashlib.sha256(b'10.0.13\n').hexdigest() +
+                         '  qemu_10.0.dsc\n'})
+
+    def test_fetch_unknown_version(self):
+        self.check_one_line(self.tool('fetch-qemu', '9.2', self.dir / 'src'),
+                            'QEMU=9.2', '10.0 or 10.2')
+
+    def test_fetch_without_network(self):
+        self.check_one_line(self.tool('fetch-qemu', '10.0', self.dir / 'src'),
+                            'Could not resolve the mirror', 'QEMU_SRC=DIR')
+        self.assertFalse((self.dir / 'src').exists())
+
+    def test_fetch_without_network_from_the_cache(self):
+        self.fill_cache()
+        run = self.tool('fetch-qemu', '10.0', self.dir / 'src')
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn('using the cache', run.stdout)
+        self.assertEqual(contents(self.dir / 'src'), {'VERSION': '10.0.13\n'})
+
+    def test_fetch_from_a_damaged_cache(self):
+        self.fill_cache()
+        lay(self.files, {'qemu_10.0.dsc': '10.0.14\n'})
+        self.check_one_line(self.tool('fetch-qemu', '10.0', self.dir / 'src'),
+                            'Could not resolve the mirror')
+
+    def test_fetch_unpacking_fails(self):
+        self.fill_cache()
+        self.stand_in('dpkg-source', 'mkdir "$5"; echo "No space left"; exit 1')
+        self.check_one_line(self.tool('fetch-qemu', '10.0', self.dir / 'src'),
+                            'qemu_10.0.dsc', 'No space left')
+        self.assertFalse((self.dir / 'src').exists())
+
+    def test_build_without_room(self):
+        self.stand_in('df', 'echo Avail; echo 17')
+        run = self.tool('build-qemu')
+        self.check_one_line(run, str(self.dir / 'build'), '17 MB', '1500 MB')
+
+    def test_build_of_no_tree(self):
+        self.set['QEMU_SRC'] = str(self.dir / 'nothing')
+        self.check_one_line(self.tool('build-qemu'),
+                            str(self.dir / 'nothing'), 'no directory')
+
+    def test_deps_unknown_group(self):
+        self.check_one_line(self.tool('deps', 'nonsense'), "'nonsense'", 'qemu')
+
+    def test_deps_nothing_missing(self):
+        self.stand_in('dpkg-query', '''
+            shift 3
+            printf "installed %s 99\\n" "$@"''')
+        self.stand_in('apt-get', 'echo "must not be called" >&2; exit 1')
+        run = self.tool('deps', 'qemu', 'firmware', 'check')
+        self.assertEqual((run.returncode, run.stdout, run.stderr), (0, '', ''))
+
+    def test_deps_without_network(self):
+        self.need_debian()
+        if os.geteuid() != 0:
+            self.skipTest('needs root')
+        self.stand_in('dpkg-query', 'exit 1')
+        self.check_one_line(self.tool('deps', 'check'),
+                            'Could not resolve the mirror', 'check the network')
+
+    def test_deps_asks_sudo(self):
+        self.need_debian()
+        self.stand_in('dpkg-query', 'exit 1')
+        self.stand_in('sudo', 'echo "sudo $*"')
+        kwargs = {}
+        if os.geteuid() == 0:
+            for path in [self.dir, *self.dir.rglob('*')]:
+                os.chown(path, NOBODY, NOBODY)
+            kwargs = {'user': NOBODY, 'group': NOBODY, 'extra_groups': []}
+        run = self.tool('deps', 'check', **kwargs)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn(f'sudo -- {self.dir}/tools/deps check', run.stdout)
+
+    def need_debian(self):
+        release = Path('/etc/os-release').read_text()
+        if not re.search('^ID=debian$', release, re.M):
+            self.skipTest('needs Debian')
+
+
+if __name__ == '__main__':
+    unittest.main()

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Tests of how our files are written, as far as a program can tell."""
+# Copyright (c) 2026 The ivshmem-flat authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import os
+import re
+import shutil
+import subprocess
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# These add lines to files that have a licence, or are the licence.
+NO_LICENCE_LINE = {'COPYING', 'README.md', 'MAINTAINERS', 'Kconfig',
+                   'meson.build', 'trace-events', 'device-emulation.rst',
+                   '.gitignore', '.shellcheckrc'}
+
+
+def our_files():
+    """Every file of the repository, with its text."""
+    for directory, folders, names in os.walk(ROOT):
+        folders[:] = sorted(set(folders) - {'.git', 'build', '__pycache__'})
+        for name in sorted(names):
+            path = Path(directory) / name
+            yield path.relative_to(ROOT), path.read_text(errors='replace')
+
+
+class Style(unittest.TestCase):
+    maxDiff = None
+
+    def test_licence_lines(self):
+        missing = [str(path) for path, text in our_files()
+                   if path.name not in NO_LICENCE_LINE and path.suffix != '.patch'
+                   and 'SPDX-License-Identifier: GPL-2.0-or-later' not in text]
+        self.assertEqual(missing, [])
+
+    def test_white_space(self):
+        bad = [f'{path}:{number}' for path, text in our_files()
+               if path.suffix != '.patch'
+               for number, line in enumerate(text.split('\n'), 1)
+               if line != line.rstrip() or
+               '\t' in line and path.suffix in ('.c', '.h', '.py', '')
+               and path.name not in ('Makefile', 'COPYING')]
+        self.assertEqual(bad, [])
+
+    def test_shell(self):
+        if not shutil.which('shellcheck'):
+            self.skipTest('no shellcheck')
+        scripts = [ROOT / path for path, text in our_files()
+                   if re.match(r'#!.*\bbash|# shellcheck shell=bash', text)]
+        self.assertTrue(scripts)
+        for script in scripts:
+            with self.subTest(script.relative_to(ROOT)):
+                run = subprocess.run(['shellcheck', '-x', script], text=True,
+                                     stdout=subprocess.PIPE, check=False)
+                self.assertEqual(run.stdout, '')
+                self.assertRegex(script.read_text(),
+                                 'set -euo pipefail|shell=bash')
+
+    def test_python(self):
+        for path, text in our_files():
+            if path.suffix == '.py' or re.match('#!.*python3', text):
+                with self.subTest(path):
+                    compile(text, path, 'exec')
+
+    def test_no_place_of_one_machine(self):
+        """No file names a mirror, or where somebody's clone is."""
+        places = re.compile(r'\bdeb\.\w|ftp\d?\.\w+\.debian|/(?:home|root|work)/')
+        bad = [f'{path}: {found[0]}' for path, text in our_files()
+               if path != Path(__file__).resolve().relative_to(ROOT)
+               for found in places.finditer(text)]
+        self.assertEqual(bad, [])
+
+
+if __name__ == '__main__':
+    unittest.main()

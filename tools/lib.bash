@@ -1,0 +1,64 @@
+# shellcheck shell=bash
+# Copyright (c) 2026 The ivshmem-flat authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# What the shell tools share. Sourced, not run.
+#
+# shellcheck disable=SC2034  # used by those that source it
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# Outside the clone, so that a fresh clone does not fetch and compile again.
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/ivshmem-flat
+
+debian_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+say() { echo "==> $*"; }
+
+die() {
+    echo "${0##*/}: $*" >&2
+    exit 1
+}
+
+# apt's word on what went wrong, from its log, on one line
+apt_error() { sed -n 's/^E: //p' "$1" | head -n 1; }
+
+# address_of SUITE: where the system's own apt sources have this Debian suite.
+# apt reads its sources itself here, so each of their formats will do, and
+# this needs no lists to be there.
+address_of() {
+    # shellcheck disable=SC2016  # apt fills these in
+    apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(REPO_URI)' \
+            'Identifier: Packages' |
+        awk -v suite="$1" '$1 == suite && $2 == "main" && !n++ {print $3}'
+}
+
+# debian_mirror: the address of Debian's archive, by the system's own sources
+debian_mirror() {
+    local suite uri
+    # shellcheck source=/dev/null
+    for suite in "$(. /etc/os-release; echo "${VERSION_CODENAME:-}")" \
+            stable oldstable bookworm trixie testing unstable sid; do
+        uri=$(address_of "$suite")
+        if [[ $uri ]]; then
+            echo "$uri"
+            return
+        fi
+    done
+    return 1
+}
+
+# private_apt DIR: a state of apt's own in DIR, whose sources are read from
+# stdin. Afterwards "${apt[@]}" are the options for it. What the system's own
+# lists, sources and cache hold stays as it is.
+private_apt() {
+    mkdir -p "$1"/{lists,cache/archives}/partial
+    cat >"$1/sources.list"
+    apt=(-q -o Dir::State::Lists="$1/lists" -o Dir::Cache="$1/cache"
+         -o Dir::Etc::SourceList="$1/sources.list"
+         -o Dir::Etc::SourceParts=/dev/null
+         -o APT::Sandbox::User="$(id -un)" -o APT::Update::Error-Mode=any
+         -o Acquire::Languages=none -o Acquire::http::Timeout=20
+         -o Acquire::https::Timeout=20 -o Acquire::Retries=1)
+}
