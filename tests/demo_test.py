@@ -1,0 +1,414 @@
+#!/usr/bin/env python3
+"""The firmware's exchange from end to end, and tools/demo that shows it.
+
+Needs qemu-system-arm and ivshmem-server in build/bin (or $BUILD/bin) and the
+firmware in build/guest.
+"""
+# Copyright (c) 2026 The ivshmem-flat authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import mmap
+import os
+import re
+import signal
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'tools'))
+from ivshmem_lab import BUILD, Lab  # noqa: E402
+
+from ivshmem_machines import FIRMWARE, cortex_m  # noqa: E402
+
+BIN = BUILD / 'bin'
+DEADLINE = 120      # seconds for each test, on a machine under load
+FOR_EVER = 10 ** 9  # messages
+
+
+def children(pid):
+    """The pids of a process's children."""
+    found = []
+    for stat in Path('/proc').glob('[0-9]*/stat'):
+        try:
+            # the second field, a name in brackets, may contain anything
+            fields = stat.read_text().rpartition(')')[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def runs(pid):
+    """Is there such a process, and is it no zombie?"""
+    try:
+        stat = Path(f'/proc/{pid}/stat').read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(')')[2].split()[0] not in 'ZX'
+
+
+def command_of(pid):
+    return Path(f'/proc/{pid}/cmdline').read_bytes().split(b'\0')
+
+
+def shared_memory_objects():
+    return {name for name in os.listdir('/dev/shm')
+            if name.startswith('ivshmem')}
+
+
+class LabTest(unittest.TestCase):
+    """A lab for each test; what it showed is part of a failure's message."""
+
+    def setUp(self):
+        for path in (BIN / 'qemu-system-arm', BIN / 'ivshmem-server',
+                     FIRMWARE):
+            self.assertTrue(path.exists(), f'{path} is missing')
+        self.shown = []
+        self.lab = Lab(DEADLINE, lambda program, line: self.shown.append(
+            f'{program.name} | {line}'))
+        self.lab.__enter__()
+        self.addCleanup(self.lab.__exit__)
+
+    def _formatMessage(self, msg, standardMsg):
+        shown = '\n'.join(self.shown)
+        return super()._formatMessage(msg, f'{standardMsg}\n{shown}')
+
+    def wait_for_end(self, program):
+        self.lab.wait(lambda: program.ended, f'{program.name} to end')
+
+    def eventually(self, condition, what):
+        self.lab.wait(condition, what, tick=0.02)
+
+
+class Demo(LabTest):
+    """tools/demo, as a user starts it."""
+
+    def setUp(self):
+        super().setUp()
+        folder = tempfile.TemporaryDirectory(prefix='ivshmem-test-')
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        self.objects = shared_memory_objects()
+
+    def start(self, *options, name='demo'):
+        return self.lab.start(name, ['env', f'TMPDIR={self.folder}',
+                                     ROOT / 'tools/demo', '--bin', BIN,
+                                     '--firmware', FIRMWARE, '--timeout',
+                                     DEADLINE, *options])
+
+    def start_endless(self):
+        """A demo that is in the midst of its exchange, and its children."""
+        demo = self.start('--variant', 'board', '--messages', FOR_EVER)
+        self.lab.wait_for_line(demo, 'A | peer')
+        self.lab.wait_for_line(demo, 'B | peer')
+        pids = children(demo.pid)
+        self.assertEqual(len(pids), 3)
+        return demo, pids
+
+    def assert_passed(self, demo, variants=1, machines='AB', reports=1):
+        """It ended well, and each machine made so many reports."""
+        self.wait_for_end(demo)
+        self.assertEqual(demo.status, 0)
+        for machine in machines:
+            found = [line for line in demo.lines
+                     if line.startswith(f'{machine} | id')
+                     and 'messages sent' in line]
+            self.assertEqual(len(found), reports)
+            for report in found:
+                self.assertRegex(report, 'id [0-3], peer [0-3]: '
+                                 '1000 messages sent, 1000 received, '
+                                 '0 bad CRCs, 0 wrong$')
+            counts = [line for line in demo.lines
+                      if line.startswith(f'{machine} | id')
+                      and 'interrupts taken' in line]
+            self.assertEqual(len(counts), variants)
+        self.assert_nothing_left([])
+
+    def assert_all_passed(self, demo):
+        self.assert_passed(demo, variants=4, reports=6)     # 1 + 1 + 1 + 3
+        self.assertEqual(demo.lines[-1], '1000 messages each way, device, '
+                         'board, vectors, restart: passed')
+
+    def assert_nothing_left(self, pids):
+        self.assertEqual([pid for pid in pids if runs(pid)], [])
+        self.assertEqual(os.listdir(self.folder), [])
+        # another test's server may be between making and unlinking its own
+        self.eventually(lambda: shared_memory_objects() <= self.objects,
+                        'shared memory objects to go')
+
+    def test_all_variants(self):
+        self.assert_all_passed(self.start())
+
+    def test_device_other_order(self):
+        self.assert_passed(self.start('--variant', 'device', '--first', 'B'))
+
+    def test_board_other_order(self):
+        self.assert_passed(self.start('--variant', 'board', '--first', 'B'))
+
+    def test_vectors(self):
+        demo = self.start('--variant', 'vectors')
+        self.assert_passed(demo)
+        for machine in 'AB':
+            for vector, input, taken in ((0, 16, '[1-9][0-9]*'),
+                                         (1, 17, '[1-9]'), (2, 25, '0'),
+                                         (3, 26, '0')):
+                self.assertRegex('\n'.join(demo.lines), re.compile(
+                    fr'^{machine} \| vector {vector}: [0-9]+ doorbells rung, '
+                    fr'{taken} interrupts on input {input}$', re.M))
+
+    def test_interrupts_on_a_wrong_input_are_a_failure(self):
+        qemu = BIN / 'qemu-system-arm'
+        for wrapper, message in (
+                # 500 interrupts on input 17
+                (f'"{qemu}" "$@" | '
+                 'sed -u "s/^\\(vector 1: .* rung, \\)[0-9]*/\\1500/"',
+                 'demo: machine [AB] was not interrupted by messages on '
+                 'vector 0 and control on vector 1'),
+                (f'"{qemu}" "$@" | grep --line-buffered -v "^vector 1:"',
+                 'demo: machine [AB] does not say what came on which input')):
+            with self.subTest(message), \
+                    tempfile.TemporaryDirectory(prefix='ivshmem-bin-') as bin:
+                script = Path(bin) / 'qemu-system-arm'
+                script.write_text(f'#!/bin/sh\n{wrapper}\n')
+                script.chmod(0o755)
+                (Path(bin) / 'ivshmem-server').symlink_to(
+                    (BIN / 'ivshmem-server').resolve())
+                demo = self.start('--variant', 'vectors', '--bin', bin)
+                self.wait_for_end(demo)
+                self.assertEqual(demo.status, 1)
+                self.assertRegex(demo.lines[-1], message)
+
+    def test_server_is_killed_and_comes_back(self):
+        # without doorbells after the restart, it would take twice as long
+        demo = self.start('--variant', 'restart', '--timeout', 60)
+        self.assert_passed(demo, machines='ABCD', reports=3)
+        back = demo.lines.index('The server is back.')
+        self.assertLess(demo.lines.index('The server is killed.'), back)
+        for machine in 'ABCD':
+            self.assertTrue(any(line.startswith(f'{machine} | ') and
+                                'is gone' in line for line in demo.lines))
+            self.assertGreater(demo.lines.index(f'{machine} | passed'), back)
+
+    def test_a_signal_leaves_no_named_memory_behind(self):
+        demo = self.start('--variant', 'restart', '--messages', FOR_EVER)
+        for machine in 'ABCD':
+            self.lab.wait_for_line(demo, f'{machine} | peer')
+        pids = children(demo.pid)
+        self.assertEqual(len(pids), 5)
+        self.assertNotEqual(shared_memory_objects() - self.objects, set())
+        os.kill(demo.pid, signal.SIGTERM)
+        self.wait_for_end(demo)
+        self.assertEqual(demo.status, 143)
+        self.assert_nothing_left(pids)
+
+    def test_seconds_later(self):
+        for first, second in ('AB', 'BA'):
+            with self.subTest(first=first):
+                demo = self.start('--variant', 'board', '--first', first,
+                                  '--delay', '2')
+                self.assert_passed(demo)
+                lines = demo.lines
+                self.assertLess(
+                    lines.index(f'{first} | waiting for a peer'),
+                    lines.index(f'{second} | id 1, slot 1'))
+
+    def test_two_at_once(self):
+        demos = [self.start(name=f'demo {n}') for n in (1, 2)]
+        for demo in demos:
+            self.wait_for_end(demo)
+        for demo in demos:
+            self.assert_all_passed(demo)
+
+    def test_signals_leave_nothing_behind(self):
+        for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143),
+                               (signal.SIGHUP, 129)):
+            with self.subTest(number):
+                demo, pids = self.start_endless()
+                os.kill(demo.pid, number)
+                self.wait_for_end(demo)
+                self.assertEqual(demo.status, status)
+                self.assert_nothing_left(pids)
+
+    def test_killed_demo_leaves_no_process(self):
+        demo, pids = self.start_endless()
+        os.kill(demo.pid, signal.SIGKILL)
+        self.eventually(lambda: not any(map(runs, pids)),
+                        'the children of a killed demo to end')
+        self.assertEqual(shared_memory_objects() - self.objects, set())
+
+    def test_a_killed_child_is_a_failure(self):
+        for victim, message in (
+                (b'-kernel', 'demo: machine [AB] was killed by SIGKILL'),
+                (b'-S', 'demo: ivshmem-server was killed by SIGKILL')):
+            with self.subTest(message):
+                demo, pids = self.start_endless()
+                os.kill(next(pid for pid in pids
+                             if victim in command_of(pid)), signal.SIGKILL)
+                self.wait_for_end(demo)
+                self.assertEqual(demo.status, 1)
+                self.assertRegex(demo.lines[-1], message)
+                self.assert_nothing_left(pids)
+
+    def test_wrong_firmware_is_a_failure(self):
+        demo = self.start('--firmware', '/bin/true')
+        self.wait_for_end(demo)
+        self.assertEqual(demo.status, 1)
+        self.assertRegex(demo.lines[-1], '^demo: machine [AB] ')
+        self.assert_nothing_left([])
+
+    def test_time_is_limited(self):
+        demo = self.start('--variant', 'board', '--messages', FOR_EVER,
+                          '--timeout', '3')
+        self.wait_for_end(demo)
+        self.assertEqual(demo.status, 1)
+        self.assertEqual(demo.lines[-1],
+                         'demo: 3 s are over, and still waiting for machine A '
+                         'to end and machine B to end')
+        self.assert_nothing_left([])
+
+    def test_a_missing_program_is_named(self):
+        demo = self.start('--bin', '/nonexistent')
+        self.wait_for_end(demo)
+        self.assertEqual(demo.status, 1)
+        self.assertEqual(demo.lines, ['demo: /nonexistent/qemu-system-arm is '
+                                      'missing: `make demo` builds it'])
+
+    def test_reader_goes_away(self):
+        demo = self.lab.start('sh', [
+            'sh', '-c', 'TMPDIR=$0 "$@" | head -n 3', self.folder,
+            ROOT / 'tools/demo', '--bin', BIN, '--firmware', FIRMWARE])
+        self.wait_for_end(demo)
+        self.assertEqual(len(demo.lines), 3)
+        self.eventually(lambda: not os.listdir(self.folder),
+                        'the demo to clean up')
+
+
+class Firmware(LabTest):
+    """Machines in other constellations than the demo's."""
+
+    def start_server(self, *options):
+        return self.lab.start_server(
+            self.lab.server_command(BIN, *options))
+
+    def start_machine(self, name, append, board='mps2-an385', options=(),
+                      **kwargs):
+        return self.lab.start(name, [
+            *cortex_m(BIN / 'qemu-system-arm', self.lab.socket_path, board,
+                      append, **kwargs), *options])
+
+    def assert_passed(self, *machines):
+        for machine in machines:
+            self.wait_for_end(machine)
+            self.assertEqual(machine.status, 0)
+            self.assertEqual(machine.lines[-1], 'passed')
+
+    def test_all_boards_exchange_with_each_other(self):
+        self.start_server()
+        machines = [self.start_machine(board, 'peers=3 messages=200', board)
+                    for board in ('mps2-an385', 'mps2-an386', 'mps2-an500',
+                                  'mps2-an511')]
+        for machine in machines:
+            self.wait_for_end(machine)
+            self.assertEqual(machine.status, 0)
+            self.assertEqual(sum('200 messages sent, 200 received, 0 bad '
+                                 'CRCs, 0 wrong' in line
+                                 for line in machine.lines), 3)
+
+    def test_peer_is_killed_and_comes_back(self):
+        self.start_server()
+        append = 'messages=20000'
+        stays = self.start_machine('A', append)
+        dies = self.start_machine('B', append)
+        self.lab.wait_for_line(dies, 'is there')
+        dies.kill()
+        self.wait_for_end(dies)
+        self.assertEqual(dies.how_it_ended(), 'was killed by SIGKILL')
+        comes = self.start_machine('C', append)
+        self.assert_passed(stays, comes)
+
+    def test_revision_0(self):
+        """The interrupt is a level, which the firmware acknowledges."""
+        self.start_server()
+        machines = [self.start_machine(
+            name, 'revision=0', on_board=False,
+            options=['-global', 'ivshmem-flat.revision=0']) for name in 'AB']
+        self.assert_passed(*machines)
+        for machine in machines:
+            taken = re.search('([0-9]+) interrupts taken', machine.lines[-2])
+            # an interrupt that was not acknowledged would come without end
+            self.assertIn(int(taken[1]), range(1, 1011))
+
+    def test_wrong_words_are_refused(self):
+        self.start_server()
+        for words in ('vectors=0', 'vectors=5', 'revision=2', 'slot=8',
+                      'revision=0 vectors=2', 'tick=672'):
+            with self.subTest(words):
+                machine = self.start_machine(words, words)
+                self.wait_for_end(machine)
+                self.assertEqual(machine.status, 2)
+                self.assertEqual(
+                    machine.lines, ['expected vectors=1 to 4, revision=0 '
+                                    '(with vectors=1) or 1, slot=0 to 7, '
+                                    'tick=0 to 671'])
+
+    def test_ids_are_exchanged_by_a_restart_of_the_server(self):
+        command = self.lab.server_command(BIN, '-n', '4', restarts=True)
+        server = self.lab.start_server(command)
+        machines = []
+        for slot, name in enumerate('AB'):
+            machines.append(self.start_machine(
+                name, f'vectors=4 slot={slot} tick=100 messages=5000',
+                reconnect_ms=100))
+            self.lab.wait_for_line(machines[-1], f'id {slot}, slot {slot}')
+        first, second = machines
+        self.lab.wait_for_line(first, 'is there')
+        # who is stopped comes back last, and so gets the higher id
+        os.kill(first.pid, signal.SIGSTOP)
+        self.lab.restart_server(server, command)
+        self.lab.wait_for_line(second, 'id 1 is 0 now')
+        os.kill(first.pid, signal.SIGCONT)
+        self.lab.wait_for_line(first, 'id 0 is 1 now')
+        self.assert_passed(*machines)
+        for machine, own, peer in ((first, 0, 1), (second, 1, 0)):
+            self.assertIn(f'id {own}, peer {peer}: 5000 messages sent, 5000 '
+                          'received, 0 bad CRCs, 0 wrong', machine.lines)
+
+    def test_damage_is_reported(self):
+        server = self.start_server()
+        machines = [self.start_machine(name, 'messages=20000')
+                    for name in 'AB']
+        for machine in machines:
+            self.lab.wait_for_line(machine, 'is there')
+        fds = Path(f'/proc/{server.pid}/fd')
+        path = next(fd for fd in fds.iterdir()
+                    if os.readlink(fd).startswith('/dev/shm/'))
+        rings = 8 * 64 + 8 * 8 * 64     # behind directory and sides
+        with open(path, 'r+b') as file, \
+                mmap.mmap(file.fileno(), 0) as memory:
+            def damage():
+                # all but what may be a message's length
+                for block in range(rings, rings + 4096, 16):
+                    memory[block + 8] ^= 1
+                return all(machine.ended for machine in machines)
+            self.lab.wait(damage, 'both machines to end', tick=0.001)
+        for machine in machines:
+            self.assertEqual(machine.status, 1)
+            self.assertEqual(machine.lines[-1], 'FAILED')
+        self.assertTrue(any(re.search('[1-9][0-9]* bad CRCs', line)
+                            for line in machines[1].lines))
+
+    def test_shared_memory_that_is_too_small(self):
+        self.start_server('-l', '1M')
+        machine = self.start_machine('A', '')
+        self.wait_for_end(machine)
+        self.assertEqual(machine.status, 3)
+        self.assertEqual(machine.lines[-1], 'shared memory at 0x70000000 is '
+                         'smaller than 4194304 bytes')
+
+
+if __name__ == '__main__':
+    unittest.main()
