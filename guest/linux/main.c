@@ -1,0 +1,311 @@
+/*
+ * A peer that is a Linux program, in a virtual machine or on the host
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+/*
+ * What it does and says in an exchange is what the firmware in ../cortex-m
+ * does and says. So is its exit status: 0 if all went well, 1 if not, 2 if
+ * it cannot begin.
+ */
+
+#include <err.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "doorbell.h"
+#include "exchange.h"
+#include "ivshmem.h"
+
+static const char usage[] =
+    "usage: %s WHERE [COMMAND]\n"
+    "\n"
+    "WHERE is an ivshmem server's socket on the host, or the PCI address of\n"
+    "an ivshmem-doorbell device in a virtual machine. COMMAND is one of\n"
+    "\n"
+    "  exchange [messages=N] [peers=N] [vectors=N]\n"
+    "                         exchange N messages (1000) with each of N peers\n"
+    "                         (1) and check them; all peers have N vectors (1),\n"
+    "                         from 2 on one for control; the default\n"
+    "  echo                   send each message back, to all who come\n"
+    "  ring PEER [VECTOR]     ring a peer's doorbell, on vector 0 or VECTOR\n"
+    "  wait [N]               wait for N doorbells (1), and name their vectors\n"
+    "  sleeper [N], ringer [N]\n"
+    "                         be rung, or ring, N times (1): a test\n";
+
+static uint32_t vectors = 1;
+
+/* The whole line at once, also in a pipe */
+static void say(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    fflush(stdout);
+}
+
+/* With more than one vector, all peers have a vector for control. */
+static void ring_due(struct ivshmem *ivshmem, struct ivshmem_msg *msg)
+{
+    int32_t peer;
+
+    while (vectors > EXCHANGE_VECTOR_CONTROL &&
+           (peer = ivshmem_msg_doorbell_control(msg)) >= 0) {
+        ivshmem_ring(ivshmem, (uint32_t)peer, EXCHANGE_VECTOR_CONTROL);
+    }
+    while ((peer = ivshmem_msg_doorbell(msg)) >= 0) {
+        ivshmem_ring(ivshmem, (uint32_t)peer, EXCHANGE_VECTOR);
+    }
+}
+
+static void open_messages(struct ivshmem *ivshmem, struct ivshmem_msg *msg)
+{
+    if (ivshmem_msg_open(msg, ivshmem->memory, ivshmem->size, EXCHANGE_SLOTS,
+                         IVSHMEM_MSG_ANY_SLOT, ivshmem->id)) {
+        errx(2, "shared memory of %zu bytes cannot be used", ivshmem->size);
+    }
+    say("id %u, slot %u\n", (unsigned)ivshmem->id, (unsigned)msg->slot);
+}
+
+static bool number(const char *text, unsigned long max, uint32_t *value)
+{
+    unsigned long n;
+    char *end;
+
+    n = strtoul(text, &end, 0);
+    if (*text < '0' || *text > '9' || *end || n > max) {
+        return false;
+    }
+    *value = (uint32_t)n;
+    return true;
+}
+
+/* Each command gets the words that follow it; they end with a NULL. */
+
+static bool do_exchange(struct ivshmem *ivshmem, char **words)
+{
+    struct ivshmem_msg msg;
+    struct exchange x = {
+        .msg = &msg, .messages = 1000, .peers = 1, .say = say,
+    };
+    bool over, good;
+
+    for (; *words; words++) {
+        if (!(strncmp(*words, "messages=", 9) == 0 &&
+              number(*words + 9, UINT32_MAX, &x.messages)) &&
+            !(strncmp(*words, "peers=", 6) == 0 &&
+              number(*words + 6, EXCHANGE_SLOTS - 1, &x.peers)) &&
+            !(strncmp(*words, "vectors=", 8) == 0 &&
+              number(*words + 8, IVSHMEM_MAX_VECTORS, &vectors))) {
+            errx(2, "exchange: '%s', expected messages=N, peers=N or "
+                 "vectors=N", *words);
+        }
+    }
+    open_messages(ivshmem, &msg);
+    for (;;) {
+        over = exchange_step(&x);
+        ring_due(ivshmem, &msg);
+        if (over) {
+            break;
+        }
+        if (x.idle) {
+            ivshmem_wait(ivshmem, NULL, -1);
+        }
+    }
+    ivshmem_msg_close(&msg);
+    ring_due(ivshmem, &msg);
+    good = exchange_verdict(&x);
+    say(good ? "passed\n" : "FAILED\n");
+    return good;
+}
+
+/* What came from one peer and is to be sent back. */
+struct echo {
+    bool pending;
+    uint32_t type;
+    size_t length;
+    uint8_t *payload;
+};
+
+/* Nothing is taken from a peer that does not take back what it has sent. */
+static void echo_step(struct ivshmem_msg *msg, unsigned slot,
+                      struct echo *echo)
+{
+    struct ivshmem_msg_header header;
+    int32_t length;
+
+    for (;;) {
+        if (echo->pending &&
+            ivshmem_msg_send(msg, slot, echo->type, echo->payload,
+                             echo->length) == IVSHMEM_MSG_FULL) {
+            return;
+        }
+        echo->pending = false;
+        length = ivshmem_msg_receive(msg, slot, &header, echo->payload,
+                                     msg->ring_size);
+        if (length >= 0) {
+            echo->pending = true;
+            echo->type = header.type;
+            echo->length = (size_t)length;
+        } else if (length == IVSHMEM_MSG_BAD_CRC) {
+            say("peer %u: bad CRC\n", (unsigned)msg->peer[slot].id);
+        } else {
+            return;
+        }
+    }
+}
+
+static bool do_echo(struct ivshmem *ivshmem, char **words)
+{
+    struct echo echo[EXCHANGE_SLOTS] = { 0 };
+    struct ivshmem_msg msg;
+    int32_t changed;
+
+    (void)words;
+    open_messages(ivshmem, &msg);
+    for (unsigned slot = 0; slot < msg.slots; slot++) {
+        echo[slot].payload = malloc(msg.ring_size);
+        if (!echo[slot].payload) {
+            err(2, "echo");
+        }
+    }
+    while ((changed = ivshmem_msg_poll(&msg)) >= 0) {
+        for (unsigned slot = 0; slot < msg.slots; slot++) {
+            if (changed >> slot & 1) {
+                echo[slot].pending = false;
+                if (msg.peer[slot].state == IVSHMEM_MSG_LINKED) {
+                    say("peer %u is there\n", (unsigned)msg.peer[slot].id);
+                }
+            }
+            echo_step(&msg, slot, &echo[slot]);
+        }
+        ring_due(ivshmem, &msg);
+        ivshmem_wait(ivshmem, NULL, -1);
+    }
+    say("another peer has taken slot %u\n", (unsigned)msg.slot);
+    return false;
+}
+
+static bool do_wait(struct ivshmem *ivshmem, char **words)
+{
+    uint32_t times = 1;
+
+    if (*words && (!number(*words, UINT32_MAX, &times) || words[1])) {
+        errx(2, "wait: expected a number of doorbells");
+    }
+    say("id %u waits\n", (unsigned)ivshmem->id);
+    while (times--) {
+        uint64_t rang;
+
+        ivshmem_wait(ivshmem, &rang, -1);
+        for (unsigned i = 0; i < ivshmem->vectors; i++) {
+            if (rang >> i & 1) {
+                say("vector %u\n", i);
+            }
+        }
+    }
+    return true;
+}
+
+static bool do_ring(struct ivshmem *ivshmem, char **words)
+{
+    uint32_t peer, vector = 0;
+
+    if (!*words || !number(words[0], UINT16_MAX, &peer) ||
+        (words[1] && (!number(words[1], UINT16_MAX, &vector) || words[2]))) {
+        errx(2, "ring: expected a peer and, perhaps, a vector");
+    }
+    if (!ivshmem_ring(ivshmem, peer, vector)) {
+        warnx("there is no peer %u with a vector %u", (unsigned)peer,
+              (unsigned)vector);
+        return false;
+    }
+    return true;
+}
+
+/* The other side of ../cortex-m/doorbell.c, that many times */
+static uint32_t rounds(char **words)
+{
+    uint32_t n = 1;
+
+    if (*words && (!number(*words, UINT32_MAX, &n) || words[1])) {
+        errx(2, "expected a number of rounds");
+    }
+    return n;
+}
+
+static bool do_sleeper(struct ivshmem *ivshmem, char **words)
+{
+    struct doorbell *doorbell = ivshmem->memory;
+
+    for (uint32_t n = rounds(words); n; n--) {
+        while (doorbell_look(&doorbell->awake)) {
+        }
+        doorbell_say(&doorbell->sleeper, ivshmem->id + 1);
+        say("id %u sleeps\n", (unsigned)ivshmem->id);
+        ivshmem_wait(ivshmem, NULL, -1);
+        doorbell_say(&doorbell->awake, 1);
+        say("passed\n");
+    }
+    return true;
+}
+
+static bool do_ringer(struct ivshmem *ivshmem, char **words)
+{
+    struct doorbell *doorbell = ivshmem->memory;
+
+    for (uint32_t n = rounds(words); n; n--) {
+        /* printing takes time: if the sleeper is there, ring at once */
+        if (!doorbell_look(&doorbell->sleeper)) {
+            say("id %u looks for a sleeper\n", (unsigned)ivshmem->id);
+        }
+        ivshmem_ring(ivshmem, doorbell_wait(&doorbell->sleeper) - 1, 0);
+        doorbell_wait(&doorbell->awake);
+        doorbell_clear(doorbell);
+        say("passed\n");
+    }
+    return true;
+}
+
+static const struct {
+    const char *name;
+    bool (*run)(struct ivshmem *ivshmem, char **words);
+} commands[] = {
+    { "exchange", do_exchange },
+    { "echo", do_echo },
+    { "ring", do_ring },
+    { "wait", do_wait },
+    { "sleeper", do_sleeper },
+    { "ringer", do_ringer },
+};
+
+int main(int argc, char **argv)
+{
+    static char *none[] = { "exchange", NULL };
+    char **words = argc > 2 ? argv + 2 : none;
+    struct ivshmem *ivshmem;
+    bool good;
+
+    for (size_t i = 0; argc > 1 && i < sizeof(commands) / sizeof(commands[0]);
+         i++) {
+        if (strcmp(words[0], commands[i].name) == 0) {
+            ivshmem = ivshmem_open(argv[1]);
+            if (!ivshmem) {
+                return 2;
+            }
+            good = commands[i].run(ivshmem, words + 1);
+            ivshmem_close(ivshmem);
+            return good ? 0 : 1;
+        }
+    }
+    fprintf(stderr, usage, argv[0]);
+    return 2;
+}

@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+"""Linux and Cortex-M machines on one server, and tools/demo-linux.
+
+The Linux machines run on Debian's qemu-system-aarch64. Needs what `make
+demo-linux` builds; qemu-system-arm and ivshmem-server are looked for in
+build/bin (or $BUILD/bin).
+"""
+# Copyright (c) 2026 The ivshmem-flat authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+import textwrap
+import types
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'tools'))
+from ivshmem_lab import BUILD, Lab, LabError, listens       # noqa: E402
+from ivshmem_machines import (FIRMWARE, LINUX, check_exchange,  # noqa: E402
+                              cortex_m, linux)
+
+BIN = BUILD / 'bin'
+QEMU_AARCH64 = 'qemu-system-aarch64'
+DEADLINE = 300      # seconds for each test, on a machine under load
+
+
+class LinuxTest(unittest.TestCase):
+
+    def setUp(self):
+        for path in (BIN / 'qemu-system-arm', BIN / 'ivshmem-server', FIRMWARE,
+                     LINUX / 'kernel', LINUX / 'initramfs'):
+            self.assertTrue(path.exists(), f'{path} is missing')
+        self.assertTrue(shutil.which(QEMU_AARCH64),
+                        f'{QEMU_AARCH64} is missing')
+        self.shown = []
+        self.lab = Lab(DEADLINE, lambda program, line: self.shown.append(
+            f'{program.name} | {line}'))
+        self.lab.__enter__()
+        self.addCleanup(self.lab.__exit__)
+
+    def _formatMessage(self, msg, standardMsg):
+        shown = '\n'.join(self.shown)
+        return super()._formatMessage(msg, f'{standardMsg}\n{shown}')
+
+    def wait_for_end(self, program):
+        self.lab.wait(lambda: program.ended, f'{program.name} to end')
+
+
+class Demo(LinuxTest):
+    """tools/demo-linux, as a user starts it."""
+
+    def start(self, *options):
+        folder = tempfile.TemporaryDirectory(prefix='ivshmem-test-')
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        return self.lab.start('demo', [
+            'env', f'TMPDIR={self.folder}', ROOT / 'tools/demo-linux',
+            '--bin', BIN, '--timeout', DEADLINE, *options])
+
+    def test_pair_and_party(self):
+        demo = self.start()
+        self.wait_for_end(demo)
+        self.assertEqual(demo.status, 0)
+        reports = {}
+        for line in demo.lines:
+            name, _, rest = line.partition('| ')
+            if '1000 messages sent, 1000 received, 0 bad CRCs, 0 wrong' in rest:
+                reports[name.strip()] = reports.get(name.strip(), 0) + 1
+        self.assertEqual(reports, {'Linux': 1, 'an385': 1 + 4, 'an386': 4,
+                                   'an511': 4, 'Linux 1': 4, 'Linux 2': 4})
+        self.assertEqual(demo.lines[-1],
+                         '1000 messages each way, pair and party: passed')
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_a_missing_program_is_named(self):
+        for option, value, message in (
+                ('--bin', '/nonexistent',
+                 '/nonexistent/qemu-system-arm is missing: '
+                 '`make demo-linux` builds it'),
+                ('--qemu-aarch64', 'qemu-none',
+                 'qemu-none is missing: `make demo-linux` installs it')):
+            with self.subTest(option):
+                demo = self.start(option, value)
+                self.wait_for_end(demo)
+                self.assertEqual(demo.status, 1)
+                self.assertEqual(demo.lines, [f'demo-linux: {message}'])
+
+    def test_a_bad_peer_is_a_failure(self):
+        """A Linux machine that ends early, with QEMU's status 0."""
+        qemu = os.path.join(self.lab._folder, 'qemu')
+        with open(qemu, 'w', encoding='utf-8') as script:
+            script.write('#!/bin/sh\necho FAILED\n')
+        os.chmod(qemu, 0o755)
+        demo = self.start('--act', 'pair', '--qemu-aarch64', qemu,
+                          '--timeout', '5')
+        self.wait_for_end(demo)
+        self.assertEqual(demo.status, 1)
+        self.assertEqual(demo.lines[-1], 'demo-linux: machine Linux ended '
+                         'without a good verdict')
+        self.assertEqual(os.listdir(self.folder), [])
+
+
+class Exchange(LinuxTest):
+
+    def start_server(self, *options):
+        self.lab.start_server(self.lab.server_command(BIN, *options))
+
+    def start_linux(self, words, **kwargs):
+        return self.lab.start('linux', linux(
+            QEMU_AARCH64, self.lab.socket_path, words, **kwargs))
+
+    def start_cortex_m(self, words=''):
+        return self.lab.start('cortex-m', cortex_m(
+            BIN / 'qemu-system-arm', self.lab.socket_path, words=words))
+
+    def assert_exchanged(self, *machines, messages=1000):
+        for machine in machines:
+            self.wait_for_end(machine)
+            self.assertEqual(len(check_exchange(machine, messages)), 1)
+
+    def test_linux_is_there_first(self):
+        self.start_server()
+        one = self.start_linux('exchange')
+        self.lab.wait_for_line(one, 'waiting for a peer')
+        self.assert_exchanged(one, self.start_cortex_m())
+
+    def test_linux_is_killed_and_comes_back(self):
+        self.start_server()
+        words = 'messages=3000'
+        stays = self.start_cortex_m(words)
+        dies = self.start_linux(f'exchange {words}')
+        self.lab.wait_for_line(stays, 'is there')
+        dies.kill()
+        comes = self.start_linux(f'exchange {words}')
+        self.wait_for_end(comes)
+        self.wait_for_end(stays)
+        self.assertIn('passed', comes.lines)
+        self.assertEqual((stays.status, stays.lines[-1]), (0, 'passed'))
+
+    def test_a_vector_for_control(self):
+        self.start_server('-n', '2')
+        one = self.start_cortex_m('vectors=2')
+        self.assert_exchanged(one, self.start_linux('exchange vectors=2',
+                                                    vectors=2))
+
+    def test_vectors(self):
+        """Each of the PCI device's vectors reaches the Linux program."""
+        self.start_server('-n', '3')
+        machine = self.start_linux('wait 3', vectors=3)
+        self.lab.wait_for_line(machine, 'id 0 waits')
+        for vector in (2, 0, 1):
+            ring = self.lab.start('host', [
+                ROOT / 'build/guest/ivshmem-peer', self.lab.socket_path,
+                'ring', '0', str(vector)])
+            self.wait_for_end(ring)
+            self.assertEqual(ring.status, 0)
+            self.lab.wait_for_line(machine, f'vector {vector}')
+        self.wait_for_end(machine)
+        self.assertIn('ivshmem-peer ended with status 0', machine.lines)
+
+
+class Documentation(LinuxTest):
+    """The commands of docs/tools.md do what it says."""
+
+    def commands(self, heading):
+        """The blocks below a heading, for this lab's socket."""
+        page = (ROOT / 'docs/tools.md').read_text(encoding='utf-8')
+        section = page.split(f'\n{heading}\n')[1].split('\n#')[0]
+        blocks = re.findall(r'\n\n((?:    [^\n]*\n)+)|```python\n(.*?)```',
+                            section, re.S)
+        self.lab.server_command(BIN)
+        return [textwrap.dedent(indented or fenced)
+                .replace('/tmp/ivshmem.sock', self.lab.socket_path)
+                .replace('build/bin/', f'{BIN}/')
+                for indented, fenced in blocks]
+
+    def run_block(self, name, block):
+        return self.lab.start(name, ['sh', '-c', f'cd "$0" && exec {block}',
+                                     ROOT])
+
+    def test_by_hand(self):
+        server, linux_machine, cortex_m_machine = self.commands('### By hand')
+        self.run_block('server', server)
+        self.lab.wait(lambda: listens(self.lab.socket_path),
+                      'the server to listen', tick=0.01)
+        machines = [self.run_block('linux', linux_machine),
+                    self.run_block('cortex-m', cortex_m_machine)]
+        for machine in machines:
+            self.wait_for_end(machine)
+            self.assertEqual(len(check_exchange(machine, 1000)), 1)
+
+    def test_python(self):
+        program, = self.commands('### In Python')
+        self.lab.start_server(self.lab.server_command(BIN))
+        echo = self.lab.start('echo', [ROOT / 'build/guest/ivshmem-peer',
+                                       self.lab.socket_path, 'echo'])
+        self.lab.wait_for_line(echo, 'id 0')
+        test = self.lab.start('test', ['env', '-C', ROOT, sys.executable,
+                                       '-c', program])
+        self.wait_for_end(test)
+        self.assertEqual((test.status, test.lines), (0, ["b'question'"]))
+
+
+class Verdict(unittest.TestCase):
+    """What a machine printed decides, not only its exit status."""
+
+    def check(self, *lines, status=0):
+        machine = types.SimpleNamespace(
+            name='A', status=status, lines=list(lines),
+            how_it_ended=lambda: f'ended with status {status}')
+        return check_exchange(machine, 10)
+
+    def test_good(self):
+        self.assertEqual(self.check(
+            'id 3, peer 1: 10 messages sent, 10 received, 0 bad CRCs, 0 wrong',
+            'id 3, peer 2: 10 messages sent, 10 received, 0 bad CRCs, 0 wrong',
+            'passed', '[    4.1] reboot: Power down'), {(3, 1), (3, 2)})
+
+    def test_bad(self):
+        report = 'id 3, peer 1: {} messages sent, {} received, {} bad CRCs, {}'
+        for lines, status in (
+                (['passed'], 1),
+                ([report.format(10, 10, 0, '0 wrong'), 'FAILED'], 0),
+                ([report.format(10, 10, 0, '0 wrong')], 0),
+                ([report.format(9, 10, 0, '0 wrong'), 'passed'], 0),
+                ([report.format(10, 9, 0, '0 wrong'), 'passed'], 0),
+                ([report.format(10, 10, 1, '0 wrong'), 'passed'], 0),
+                ([report.format(10, 10, 0, '1 wrong'), 'passed'], 0)):
+            with self.subTest(lines), self.assertRaises(LabError):
+                self.check(*lines, status=status)
+
+
+if __name__ == '__main__':
+    unittest.main()

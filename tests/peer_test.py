@@ -1,0 +1,440 @@
+#!/usr/bin/env python3
+"""Peers on the host: build/guest/ivshmem-peer, and tools/ivshmem_peer.py.
+
+Each of them exchanges messages with the firmware and with the other one.
+Needs qemu-system-arm and ivshmem-server in build/bin (or $BUILD/bin) and what
+`make -C guest` builds.
+"""
+# Copyright (c) 2026 The ivshmem-flat authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import os
+import random
+import socket
+import struct
+import sys
+import tempfile
+import threading
+import time
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'tools'))
+from ivshmem_lab import BUILD, Lab                              # noqa: E402
+from ivshmem_machines import cortex_m                           # noqa: E402
+from ivshmem_peer import (LEFT, LINKED, BadCrc, Broken, Evicted,  # noqa: E402
+                          Messages, Peer, ServerError)
+
+BIN = BUILD / 'bin'
+GUEST = ROOT / 'build/guest'
+HOST_PEER = GUEST / 'ivshmem-peer'
+DEADLINE = 120      # seconds for each test, on a machine under load
+
+
+class Exchange:
+    """What guest/exchange.c does: the demonstration's side in Python."""
+    DATA, REPORT = 1, 2
+
+    def __init__(self, peer, messages=1000, control=None):
+        self.peer = peer
+        self.messages = messages
+        self.control = control
+
+    @staticmethod
+    def payload(sender, sequence):
+        """What the sender's message of this number must say."""
+        state = (sender << 16 ^ sequence) * 2654435761 & 0xffffffff | 1
+
+        def random_word():
+            nonlocal state
+            state ^= state << 13 & 0xffffffff
+            state ^= state >> 17
+            state ^= state << 5 & 0xffffffff
+            return state
+        length = random_word() % 257
+        return bytes(random_word() >> 24 for _ in range(length))
+
+    def run(self):
+        """Exchange with one peer; return how many good messages it says that
+        it got, and how many we got."""
+        deadline = time.monotonic() + DEADLINE
+        sent = received = 0
+        theirs, told = None, False
+        with Messages(self.peer, control=self.control) as messages:
+            while theirs is None or not told:
+                messages.poll()
+                message = messages.receive()
+                if message and message.type == self.REPORT:
+                    theirs, = struct.unpack('<I', message.payload)
+                elif message:
+                    assert message.sequence == received
+                    assert message.payload == self.payload(
+                        messages.id(message.slot), received)
+                    received += 1
+                for slot in messages.linked():
+                    if sent < self.messages and sent <= received and \
+                            messages.send(slot, self.DATA, self.payload(
+                                self.peer.id, sent)):
+                        sent += 1
+                    if sent == received == self.messages and not told:
+                        told = messages.send(slot, self.REPORT,
+                                             struct.pack('<I', received))
+                messages.ring()
+                if not message and (theirs is None or not told) and \
+                        not self.peer.wait(deadline - time.monotonic()):
+                    raise AssertionError('no doorbell came')
+        return theirs, received
+
+
+class PeerTest(unittest.TestCase):
+    """A lab with a server for each test."""
+
+    def setUp(self):
+        for path in (BIN / 'qemu-system-arm', BIN / 'ivshmem-server',
+                     HOST_PEER):
+            self.assertTrue(path.exists(), f'{path} is missing')
+        self.shown = []
+        self.lab = Lab(DEADLINE, lambda program, line: self.shown.append(
+            f'{program.name} | {line}'))
+        self.lab.__enter__()
+        self.addCleanup(self.lab.__exit__)
+
+    def _formatMessage(self, msg, standardMsg):
+        shown = '\n'.join(self.shown)
+        return super()._formatMessage(msg, f'{standardMsg}\n{shown}')
+
+    def start_server(self, *options):
+        self.server = self.lab.start_server(
+            self.lab.server_command(BIN, *options))
+
+    def start_host_peer(self, *words):
+        return self.lab.start('host', [HOST_PEER, self.lab.socket_path,
+                                       *words])
+
+    def start_firmware(self, words=''):
+        return self.lab.start('firmware', cortex_m(
+            BIN / 'qemu-system-arm', self.lab.socket_path, words=words))
+
+    def assert_passed(self, program):
+        self.lab.wait(lambda: program.ended, f'{program.name} to end')
+        self.assertEqual(program.status, 0)
+        self.assertEqual(program.lines[-1], 'passed')
+
+    def python_peer(self):
+        peer = Peer(self.lab.socket_path)
+        self.addCleanup(peer.close)
+        return peer
+
+
+class WithFirmware(PeerTest):
+
+    def test_c_peer_comes_first(self):
+        self.start_server()
+        host = self.start_host_peer()
+        self.lab.wait_for_line(host, 'waiting for a peer')
+        self.assert_passed(self.start_firmware())
+        self.assert_passed(host)
+
+    def test_c_peer_comes_last(self):
+        self.start_server()
+        firmware = self.start_firmware()
+        self.lab.wait_for_line(firmware, 'waiting for a peer')
+        self.assert_passed(self.start_host_peer())
+        self.assert_passed(firmware)
+
+    def test_python_peer_comes_first(self):
+        self.start_server()
+        peer = self.python_peer()
+        firmware = self.start_firmware()
+        self.assertEqual(Exchange(peer).run(), (1000, 1000))
+        self.assert_passed(firmware)
+
+    def test_python_peer_comes_last(self):
+        self.start_server()
+        firmware = self.start_firmware()
+        self.lab.wait_for_line(firmware, 'waiting for a peer')
+        self.assertEqual(Exchange(self.python_peer()).run(), (1000, 1000))
+        self.assert_passed(firmware)
+
+
+    def test_a_vector_for_control(self):
+        self.start_server('-n', '2')
+        for peer in (lambda: self.assert_passed(self.start_host_peer(
+                         'exchange', 'vectors=2')),
+                     lambda: self.assertEqual(Exchange(
+                         self.python_peer(), control=1).run(), (1000, 1000))):
+            with self.subTest():
+                firmware = self.start_firmware('vectors=2')
+                peer()
+                self.assert_passed(firmware)
+
+
+class WithEachOther(PeerTest):
+
+    def test_c_with_c(self):
+        self.start_server()
+        for peer in [self.start_host_peer(), self.start_host_peer()]:
+            self.assert_passed(peer)
+
+    def test_c_with_python(self):
+        self.start_server()
+        host = self.start_host_peer('exchange', 'messages=200')
+        self.assertEqual(Exchange(self.python_peer(), 200).run(), (200, 200))
+        self.assert_passed(host)
+
+    def test_party_of_seven(self):
+        self.start_server()
+        for peer in [self.start_host_peer('exchange', 'peers=6')
+                     for _ in range(7)]:
+            self.assert_passed(peer)
+
+    def test_echo(self):
+        """Messages of all lengths, more than a ring holds at a time."""
+        self.start_server('-l', '1M')
+        self.start_host_peer('echo')
+        lengths = random.Random(4)
+        with self.python_peer() as peer, Messages(peer) as messages:
+            self.wait_for_state(messages, LINKED)
+            slot, = messages.linked()
+            expected = []
+            sent = received = 0
+            while received < 300:
+                while sent < 300:
+                    length = lengths.choice(
+                        [0, 1, 15, 16, 17, 500, messages.ring_size - 16])
+                    payload = lengths.randbytes(length)
+                    if not messages.send(slot, sent, payload):
+                        break
+                    expected.append(payload)
+                    sent += 1
+                messages.ring()
+                message = messages.receive(slot)
+                if message is None:
+                    self.assertTrue(peer.wait(DEADLINE))
+                    continue
+                self.assertEqual(message, (slot, received, received,
+                                           expected[received]))
+                received += 1
+
+    def test_ring_and_wait(self):
+        self.start_server('-n', '3')
+        with self.python_peer() as peer:
+            self.assertEqual(len(peer.vectors), 3)
+            self.assertEqual(peer.wait(0), set())
+            host = self.start_host_peer('ring', str(peer.id), '2')
+            self.assertEqual(peer.wait(DEADLINE), {2})
+            self.lab.wait(lambda: host.ended, 'host to end')
+            self.assertEqual(host.status, 0)
+
+            host = self.start_host_peer('wait', '1')
+            while not peer.ring(2, 1):      # it gets the next free id
+                peer.wait(0.01)
+            self.lab.wait_for_line(host, 'vector 1')
+            self.lab.wait(lambda: host.ended, 'host to end')
+            self.assertEqual(host.status, 0)
+            self.assertFalse(peer.ring(1, 0))
+            self.assertFalse(peer.ring(0, 3))
+            self.assertFalse(peer.ring(0, -1))
+
+            peer.ring(peer.id, 0)
+            peer.ring(peer.id, 2)
+            self.assertEqual(peer.wait(), {0, 2})
+            self.assertEqual(peer.wait(0), set())
+
+    def test_nobody_to_ring(self):
+        self.start_server()
+        host = self.start_host_peer('ring', '7')
+        self.lab.wait(lambda: host.ended, 'host to end')
+        self.assertEqual(host.status, 1)
+        self.assertEqual(host.lines, ['ivshmem-peer: there is no peer 7 with '
+                                      'a vector 0'])
+
+    def test_all_see_the_same_memory(self):
+        self.start_server('-l', '64K')
+        with self.python_peer() as one, self.python_peer() as other:
+            self.assertEqual(len(one.memory), 65536)
+            one.memory[65535] = 42
+            self.assertEqual(other.memory[65535], 42)
+
+    def test_python_keeps_a_full_counter(self):
+        """One who does not read its doorbell blocks nobody."""
+        self.start_server()
+        with self.python_peer() as one, self.python_peer() as other:
+            one.ring(other.id)
+            os.eventfd_write(one.peers[other.id][0], 2 ** 64 - 3)
+            self.assertTrue(one.ring(other.id))
+            self.assertTrue(one.ring(other.id))
+            self.assertEqual(other.wait(), {0})
+
+    def test_python_messages_among_themselves(self):
+        self.start_server('-l', '64K')
+        with self.python_peer() as one, self.python_peer() as other, \
+                Messages(one, slots=2) as a:
+            b = Messages(other, slots=2)
+            for messages in (a, b, a, b):
+                messages.poll()
+            self.assertEqual(a.linked(), [b.slot])
+
+            # damage is found, and the next message comes
+            for payload in (b'first', b'second'):
+                self.assertTrue(a.send(b.slot, 1, payload))
+            place = one.memory.find(b'first')
+            one.memory[place] ^= 1
+            with self.assertRaises(BadCrc):
+                b.receive(a.slot)
+            self.assertEqual(b.receive(a.slot), (a.slot, 1, 1, b'second'))
+            self.assertIsNone(b.receive(a.slot))
+
+            # the last words of one who leaves are heard
+            b.send(a.slot, 2, b'bye')
+            b.close()
+            self.assertEqual(one.wait(0), {0})
+            self.assertEqual(a.poll(), [b.slot])
+            self.assertEqual(a.state(b.slot), LEFT)
+            self.assertEqual(a.receive(b.slot).payload, b'bye')
+
+            # nonsense is not listened to
+            with Messages(other, slots=2) as b:
+                for messages in (a, b, a, b):
+                    messages.poll()
+                head = b._ours(a.slot) + b._HEAD
+                b._words[head] = 0x80000000
+                with self.assertRaises(Broken):
+                    a.receive(b.slot)
+                with self.assertRaises(Broken):
+                    a.receive(b.slot)
+
+            # who takes our place is noticed
+            with Messages(other, slots=2, slot=a.slot):
+                with self.assertRaises(Evicted):
+                    a.poll()
+
+    def test_python_rings_a_moved_peer_under_its_new_id(self):
+        self.start_server('-l', '64K')
+        with self.python_peer() as one, self.python_peer() as other, \
+                self.python_peer() as new, Messages(one, slots=2) as a, \
+                Messages(other, slots=2) as b:
+            for messages in (a, b, a, b):
+                messages.poll()
+                messages.ring()
+            # what ivshmem_msg_move() does in C
+            b._words[b._entry(b.slot) + b._DOORBELL] = new.id
+            self.assertEqual(a.poll(), [])
+            a.ring()
+            self.assertEqual(new.wait(DEADLINE), {0})
+            self.assertEqual(a.id(b.slot), other.id)
+            self.assertTrue(a.send(b.slot, 1, b'still linked'))
+            a.ring()
+            self.assertEqual(new.wait(DEADLINE), {0})
+            self.assertEqual(b.receive(a.slot).payload, b'still linked')
+
+    def wait_for_state(self, messages, state):
+        deadline = time.monotonic() + DEADLINE
+        while state not in map(messages.state, range(messages.slots)):
+            self.assertLess(time.monotonic(), deadline)
+            messages.poll()
+            messages.ring()
+            messages.peer.wait(0.05)
+
+    def test_server_ends(self):
+        """Peers that know each other can go on."""
+        self.start_server()
+        with self.python_peer() as one, self.python_peer() as other:
+            one.update()
+            self.server.kill()
+            self.assertTrue(one.ring(other.id))
+            self.assertEqual(other.wait(DEADLINE), {0})
+            deadline = time.monotonic() + DEADLINE
+            while other.server and time.monotonic() < deadline:
+                other.wait(0.01)
+            self.assertFalse(other.server)
+
+
+class FakeServer(unittest.TestCase):
+    """What a bad server sends is an error, in C as in Python."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix='ivshmem-test-')
+        self.addCleanup(folder.cleanup)
+        self.path = os.path.join(folder.name, 'socket')
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.addCleanup(self.listener.close)
+        self.listener.bind(self.path)
+        self.listener.listen()
+
+    def memory(self, size=4096):
+        fd = os.memfd_create('shared')
+        self.addCleanup(os.close, fd)
+        os.truncate(fd, size)
+        return fd
+
+    def serve(self, messages, close=True):
+        """Send numbers, or pairs of a number and a descriptor."""
+        connection, _ = self.listener.accept()
+        self.addCleanup(connection.close)
+        for message in messages:
+            number, *fds = message if isinstance(message, tuple) \
+                else (message,)
+            socket.send_fds(connection, [struct.pack('<q', number)], fds)
+        if close:
+            connection.close()
+        return connection
+
+    def assert_refused(self, messages, error):
+        with self.subTest(error), Lab(DEADLINE) as lab:
+            host = lab.start('host', [HOST_PEER, self.path, 'wait'])
+            self.serve(messages)
+            lab.wait(lambda: host.ended, 'host to end')
+            self.assertEqual(host.status, 2)
+            self.assertEqual(host.lines, [f'ivshmem-peer: {error}'])
+
+    def test_bad_greetings_in_c(self):
+        self.assert_refused([], 'the server closed the connection instead of '
+                                'sending its version')
+        self.assert_refused([1], 'the server sent protocol version 1, '
+                                 'expected 0')
+        self.assert_refused([0, 65536], 'the server sent id 65536, expected '
+                                        '0 to 65535')
+        self.assert_refused([0, 5, -1], 'the server sent message -1 without '
+                                        'descriptor, expected -1 with one')
+        self.assert_refused([0, 5, (-1, self.memory(0))],
+                            "the server's shared memory has no size")
+
+    def test_bad_greetings_in_python(self):
+        for messages, error in (
+                ([], 'closed the connection instead of sending its version'),
+                ([1], 'sent 1 without a descriptor, expected its version, 0'),
+                ([0, -1], 'sent -1 without a descriptor, expected our id'),
+                ([0, 5, 3], 'sent 3 without a descriptor, expected the shared '
+                            'memory'),
+                ([0, 5, (-1, self.memory(0))], 'cannot be mapped')):
+            with self.subTest(error):
+                before = len(os.listdir('/proc/self/fd'))
+                with self.assertRaisesRegex(ServerError, error):
+                    self.connect_python(messages)
+                self.assertEqual(len(os.listdir('/proc/self/fd')), before)
+
+    def test_silent_server(self):
+        with self.assertRaisesRegex(ServerError, 'did not send our id'):
+            self.connect_python([0], close=False, timeout=0.2)
+
+    def test_server_without_vectors(self):
+        with self.connect_python([0, 5, (-1, self.memory(8192))],
+                                 close=False) as peer:
+            self.assertEqual((peer.id, len(peer.memory), peer.peers),
+                             (5, 8192, {}))
+            self.assertEqual(peer.wait(0), set())
+
+    def connect_python(self, messages, close=True, timeout=10):
+        server = threading.Thread(target=self.serve, args=(messages, close))
+        server.start()
+        try:
+            return Peer(self.path, timeout)
+        finally:
+            server.join()
+
+
+if __name__ == '__main__':
+    unittest.main()
