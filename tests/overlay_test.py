@@ -397,6 +397,42 @@ class Tools(Case):
                             'qemu_10.0.dsc', 'No space left')
         self.assertFalse((self.dir / 'src').exists())
 
+    def fill_linux_cache(self):
+        files = {'linux-image-6.1.deb': 'kernel\n', 'busybox.deb': 'shell\n'}
+        sums = ''.join(f'{hashlib.sha256(text.encode()).hexdigest()}  {name}\n'
+                       for name, text in files.items())
+        lay(self.dir / 'cache/ivshmem-flat/linux-trixie',
+            {**files, 'SHA256SUMS': sums})
+        # as dpkg-deb -x DEB DIR
+        self.stand_in('dpkg-deb', 'mkdir -p "$3"; cp "$2" "$3"')
+
+    def test_fetch_linux_of_unknown_suite(self):
+        self.check_one_line(
+            self.tool('fetch-linux', 'buster', self.dir / 'src'),
+            'LINUX=buster', 'bookworm or trixie')
+
+    def test_fetch_linux_without_network(self):
+        self.check_one_line(
+            self.tool('fetch-linux', 'trixie', self.dir / 'src'),
+            'trixie', 'Could not resolve the mirror', 'check the network')
+        self.assertFalse((self.dir / 'src').exists())
+
+    def test_fetch_linux_without_network_from_the_cache(self):
+        self.fill_linux_cache()
+        run = self.tool('fetch-linux', 'trixie', self.dir / 'src')
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertIn('using the cache', run.stdout)
+        self.assertEqual(contents(self.dir / 'src'), {
+            'linux-image-6.1.deb': 'kernel\n', 'busybox.deb': 'shell\n'})
+
+    def test_fetch_linux_from_a_damaged_cache(self):
+        self.fill_linux_cache()
+        lay(self.dir / 'cache/ivshmem-flat/linux-trixie',
+            {'busybox.deb': 'another\n'})
+        self.check_one_line(
+            self.tool('fetch-linux', 'trixie', self.dir / 'src'),
+            'Could not resolve the mirror')
+
     def test_build_without_room(self):
         self.stand_in('df', 'echo Avail; echo 17')
         run = self.tool('build-qemu')

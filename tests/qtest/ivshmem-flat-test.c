@@ -221,7 +221,9 @@ static Message message(int64_t value, unsigned nfds, const int *fds)
 
     stq_le_p(m.bytes, value);
     g_assert_cmpint(nfds, <=, MAX_FDS);
-    memcpy(m.fds, fds, nfds * sizeof(fds[0]));
+    for (unsigned i = 0; i < nfds; i++) {
+        m.fds[i] = fds[i];
+    }
     return m;
 }
 

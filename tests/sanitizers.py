@@ -1,0 +1,117 @@
+"""What FLAVOUR=sanitize adds to the tests of a QEMU: a report of a sanitizer,
+from whichever process, is a failure, and so is a line or branch of ours that
+no test executes and nobody explains.
+"""
+# Copyright (c) 2026 The ivshmem-flat authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import contextlib
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import coverage
+
+TESTS = Path(__file__).resolve().parent
+LEAKS = TESTS / 'lsan-suppressions.txt'
+UNDEFINED = TESTS / 'ubsan-suppressions.txt'
+# No program under test ends with this on its own.
+EXIT_STATUS = 99
+
+# A program with one defect for each sanitizer, to see that they would tell.
+DEFECTS = '''
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+int main(int argc, char **argv)
+{
+    char *volatile p = malloc(8);
+    volatile int i = INT_MAX;
+    switch (argv[1][0]) {
+    case 'o': return p[argc + 6];
+    case 'u': return i + argc < 0;
+    case 'l': p = NULL; return 0;
+    }
+}
+'''
+DEFECT_REPORTS = {'overflow': 'heap-buffer-overflow',
+                  'undefined': 'signed integer overflow',
+                  'leak': 'detected memory leaks'}
+
+
+def options(directory=None):
+    """The environment of sanitizers that report to that directory, or else on
+    stderr."""
+    common = f'exitcode={EXIT_STATUS}'
+    if directory:
+        common += f':log_path={directory}/report'
+    return {
+        'ASAN_OPTIONS': f'detect_leaks=1:{common}',
+        'UBSAN_OPTIONS': f'suppressions={UNDEFINED}:halt_on_error=1:'
+                         f'print_stacktrace=1:{common}',
+        'LSAN_OPTIONS': f'suppressions={LEAKS}:print_suppressions=0',
+    }
+
+
+def reports(directory):
+    """The reports there, each with the name of its file."""
+    found = {}
+    for path in sorted(Path(directory).glob('report.*')):
+        # QEMU's coroutines tell AddressSanitizer of each switch.
+        text = re.sub(".*WARNING: ASan doesn't fully support makecontext.*\n",
+                      '', path.read_text(errors='replace'))
+        if text.strip():
+            found[path.name] = text
+    return found
+
+
+def check_sanitizers(tally, qemu):
+    """Sanitizers that do not work here would find QEMU without fault."""
+    with tempfile.TemporaryDirectory(prefix='ivshmem-sanitizers-') as tmp:
+        program = f'{tmp}/defects'
+        built = subprocess.run(
+            ['clang', '-w', '-g', '-fsanitize=address,undefined', '-x', 'c',
+             '-', '-o', program], input=DEFECTS, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        if built.returncode:
+            tally.add('failed', f'{qemu} sanitizers', built.stdout)
+            return
+        for defect, expected in DEFECT_REPORTS.items():
+            with tempfile.TemporaryDirectory(dir=tmp) as logs:
+                status = subprocess.run(
+                    [program, defect], env={**os.environ, **options(logs)},
+                    stdout=subprocess.DEVNULL, check=False).returncode
+                found = ''.join(reports(logs).values())
+            name = f'{qemu} sanitizers see a defect: {defect}'
+            if status == EXIT_STATUS and expected in found:
+                tally.add('passed', name)
+            else:
+                tally.add('failed', name, f'exit status {status}, expected '
+                          f'{EXIT_STATUS}; report:\n{found}')
+
+
+@contextlib.contextmanager
+def watch(tally, qemu, build):
+    """What runs in here is watched."""
+    check_sanitizers(tally, qemu)
+    with tempfile.TemporaryDirectory(prefix='ivshmem-sanitizers-') as tmp:
+        added = {**options(tmp), 'LLVM_PROFILE_FILE': f'{tmp}/%4m.profraw'}
+        before = dict(os.environ)
+        os.environ.update(added)
+        try:
+            yield
+        finally:
+            for name in added:
+                del os.environ[name]
+                if name in before:
+                    os.environ[name] = before[name]
+        found = reports(tmp)
+        for name, text in found.items():
+            tally.add('failed', f'{qemu} sanitizers: {name}',
+                      '\n'.join(text.splitlines()[:60]))
+        if not found:
+            tally.add('passed', f'{qemu} sanitizers have nothing to report')
+        coverage.check(tally, qemu, build, Path(tmp).glob('*.profraw'))
