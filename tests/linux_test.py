@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Linux and Cortex-M machines on one server, and tools/demo-linux.
 
-The Linux machines run on Debian's qemu-system-aarch64. Needs what `make
+The Linux machines run on Debian's qemu-system-aarch64, or on QEMU_AARCH64 of
+the environment. Needs what `make
 demo-linux` builds; qemu-system-arm and ivshmem-server are looked for in
 build/bin (or $BUILD/bin).
 """
@@ -22,11 +23,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
 from ivshmem_lab import BUILD, Lab, LabError, listens       # noqa: E402
-from ivshmem_machines import (FIRMWARE, LINUX, check_exchange,  # noqa: E402
-                              cortex_m, linux)
+from ivshmem_machines import (FIRMWARE, LINUX, QEMU_AARCH64,  # noqa: E402
+                              check_exchange, cortex_m, linux)
 
 BIN = BUILD / 'bin'
-QEMU_AARCH64 = 'qemu-system-aarch64'
 DEADLINE = 300      # seconds for each test, on a machine under load
 
 
@@ -113,7 +113,7 @@ class Exchange(LinuxTest):
 
     def start_linux(self, words, **kwargs):
         return self.lab.start('linux', linux(
-            QEMU_AARCH64, self.lab.socket_path, words, **kwargs))
+            self.lab.socket_path, words, **kwargs))
 
     def start_cortex_m(self, words=''):
         return self.lab.start('cortex-m', cortex_m(

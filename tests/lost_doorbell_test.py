@@ -115,8 +115,7 @@ class LostDoorbell(unittest.TestCase):
             sum(text in line for line in program.lines), n, program.lines)
 
     def linux(self, lab, words):
-        return lab.start('linux', linux('qemu-system-aarch64',
-                                        lab.socket_path, words))
+        return lab.start('linux', linux(lab.socket_path, words))
 
     def test_host_peer_stays(self):
         self.join_one_who_stays(lambda lab, words: lab.start('host', [

@@ -8,6 +8,8 @@ import re
 
 from ivshmem_lab import MEMORY, NVIC_INPUT, REGISTERS, ROOT, LabError
 
+# Debian's, unless the environment names another one
+QEMU_AARCH64 = os.environ.get('QEMU_AARCH64') or 'qemu-system-aarch64'
 FIRMWARE = ROOT / 'build/guest/exchange-mps2.elf'
 LINUX = ROOT / 'build/linux' / (os.environ.get('LINUX') or 'bookworm')
 BOARDS = ('mps2-an385', 'mps2-an386', 'mps2-an500', 'mps2-an511')
@@ -38,7 +40,8 @@ def cortex_m(qemu, socket, board='mps2-an385', words='', firmware=FIRMWARE,
             *([] if on_board else ['-device', device])]
 
 
-def linux(qemu, socket, words='exchange', vectors=1, files=LINUX):
+def linux(socket, words='exchange', qemu=QEMU_AARCH64, vectors=1,
+          files=LINUX):
     """The command line of a Linux machine.
 
     words  for guest/linux/main.c, in the machine

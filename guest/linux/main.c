@@ -42,7 +42,7 @@ static const char usage[] =
 static uint32_t vectors = 1;
 
 /* The whole line at once, also in a pipe */
-static void say(const char *format, ...)
+static void __attribute__((format(printf, 1, 2))) say(const char *format, ...)
 {
     va_list args;
 
