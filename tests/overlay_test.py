@@ -204,6 +204,28 @@ class Apply(Case):
         self.apply_well()
         self.assertEqual(contents(self.tree), RESULT)
 
+    def test_patch_for_one_version(self):
+        """It takes its place among the others, and only in its own QEMU."""
+        def patch(word, before):
+            return (f'--- a/chardev/char.c\n+++ b/chardev/char.c\n'
+                    f'@@ -9,4 +9,5 @@ x\n line 10\n {before}\n'
+                    f'+{word}\n line 11\n line 12\n')
+        lay(self.overlay, {
+            'patches/10.0/0002-b.patch': patch('ten', 'ivshmem'),
+            'patches/10.2/0002-b.patch': patch('ten two', 'ivshmem'),
+            'patches/0003-c.patch':
+                '--- a/chardev/char.c\n+++ b/chardev/char.c\n'
+                '@@ -20 +20,2 @@\n line 20\n+last\n'})
+        for version, word in (('10.0.13', 'ten'), ('10.2.2', 'ten two'),
+                              ('11.0.0', 'ten two'), ('10.0.14', 'ten')):
+            with self.subTest(version):
+                lay(self.tree, {'VERSION': version + '\n'})
+                self.apply_well('--any-version')
+                self.assertEqual(
+                    contents(self.tree)['chardev/char.c'],
+                    RESULT['chardev/char.c'].replace(
+                        'ivshmem\n', f'ivshmem\n{word}\n') + 'last\n')
+
     def test_keeps_modes(self):
         (self.tree / 'chardev/char.c').chmod(0o600)
         (self.overlay / 'hw/arm/board-ivshmem.c').chmod(0o755)
