@@ -131,7 +131,7 @@ typedef struct Kept {
 } Kept;
 
 typedef struct Attached {
-    uint64_t offset;            /* in the stream: the byte that they came with */
+    uint64_t offset;            /* in the stream: the byte it came with */
     unsigned nfds;
     uint8_t thing;              /* the first of them */
 } Attached;
@@ -1209,7 +1209,7 @@ static void run(QTestState *qts, const uint8_t *data, size_t len, bool is_mmio)
 
     connect_chardev(&r);
     r.dev = qdev_new(TYPE_IVSHMEM_FLAT);
-    r.dev->hotplugged = false; /* it is like one that was there from the start */
+    r.dev->hotplugged = false; /* as one that was there from the start */
     object_property_add_child(qdev_get_machine(), "fuzz", OBJECT(r.dev));
     properties_ok = set_properties(&r);
     for (unsigned i = 0; i < ARRAY_SIZE(cuts); i++) {
