@@ -18,6 +18,9 @@ LINUX ?= bookworm
 STARTS ?= 200
 # where this QEMU is built; its programs are in $(BUILD)/bin
 BUILD = $(CURDIR)/build/$(if $(QEMU_SRC),own,$(QEMU))$(FLAVOUR:%=-%)
+# QEMU's source without the overlay, and the series for it
+PRISTINE = $(or $(QEMU_SRC),$(CURDIR)/build/$(QEMU)-pristine/src)
+SERIES = $(CURDIR)/build/patches/$(if $(QEMU_SRC),own,$(QEMU))
 export QEMU QEMU_SRC ANY_VERSION FLAVOUR LINUX BUILD
 
 MAKEFLAGS += --no-print-directory
@@ -76,8 +79,13 @@ apply: ## lay the overlay over QEMU_SRC=DIR, and say what changed
 	@tools/deps apply
 	@tools/apply $(if $(ANY_VERSION),--any-version) '$(QEMU_SRC)'
 
+patches: ## write the series of patches for upstream into build/patches
+	@tools/deps qemu series
+	@test -d '$(PRISTINE)' || tools/fetch-qemu '$(QEMU)' '$(PRISTINE)'
+	@tools/patches $(if $(ANY_VERSION),--any-version) '$(PRISTINE)' '$(SERIES)'
+
 clean: ## remove all that was built, but not what was downloaded
 	rm -rf build
 
 .PHONY: help demo demo-linux check check-all stress coverage fuzz deps linux \
-	 qemu firmware apply clean
+	 qemu firmware apply patches clean

@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""Tests of tools/patches, on a tree and an overlay in small. That the real
+series is good is for tools/check-series to see."""
+# Copyright (c) 2026 The ivshmem-flat authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import importlib.machinery
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import unittest
+from pathlib import Path
+
+from overlay_test import Case, OVERLAY, ROOT, TREE, contents, lay
+
+COMPAT = 'include/hw/misc/ivshmem-flat-compat.h'
+SERIES = """# comment
+(the ivshmem-flat that QEMU has)
+    hw/misc: remove ivshmem-flat
+
+hw/misc/*
+include/hw/misc/*
+    hw/misc/ivshmem-flat: add it
+
+    # Why, in more
+    than one line.
+
+hw/arm/board-ivshmem.c
+    hw/arm: add a board
+
+*.patch
+
+tests/qtest/meson.build
+docs/*
+    tests and docs
+"""
+SMALL = {
+    **OVERLAY,
+    'MAINTAINERS': '# behind: before\n\nivshmem-flat\nM: us\n'
+                   'F: hw/arm/board*.c\nF: hw/misc/ivshmem-flat.c\n',
+    'hw/misc/ivshmem-flat.c': '#include "hw/misc/ivshmem-flat-compat.h"\n'
+                              'Frontend Data *Datas\n',
+    COMPAT: '#if OLD\n#define Frontend Backend\n#define Data void\n'
+            '#else\n#define Data const void\n#endif\n',
+    'patches/0001-char.patch':
+        'Subject: [PATCH] chardev: ring\n\nbecause\n\n'
+        'diff --git a/chardev/char.c b/chardev/char.c\n' +
+        OVERLAY['patches/0001-char.patch'],
+    'patches/cover-letter': '# comment\nA subject\n\nA text.\n',
+    'patches/series': SERIES,
+}
+
+
+class Series(Case):
+    def setUp(self):
+        super().setUp()
+        self.tree = self.dir / 'tree'
+        self.out = self.dir / 'out'
+        lay(self.tree, TREE)
+        lay(self.dir / 'overlay', SMALL)
+        (self.dir / 'overlay/tools').mkdir()
+        for tool in ('apply', 'patches'):
+            shutil.copy(ROOT / 'tools' / tool, self.dir / 'overlay/tools')
+        lay(self.dir, {'gitconfig': '[user]\nname = A U Thor\n'
+                                    'email = author@example.org\n'})
+
+    def run_git(self, *argv, **kwargs):
+        return subprocess.run(
+            ['git', '-C', self.tree, *argv], env=self.environ(), text=True,
+            stdout=subprocess.PIPE, check=True, **kwargs).stdout
+
+    def environ(self):
+        return {**os.environ, 'GIT_CONFIG_NOSYSTEM': '1', 'LC_ALL': 'C.UTF-8',
+                'GIT_CONFIG_GLOBAL': str(self.dir / 'gitconfig'),
+                'GIT_CEILING_DIRECTORIES': str(self.dir.parent)}
+
+    def patches(self, *argv):
+        return subprocess.run(
+            [self.dir / 'overlay/tools/patches', self.tree, self.out, *argv],
+            env=self.environ(), text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, check=False)
+
+    def write(self, *argv):
+        run = self.patches(*argv)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        return sorted(self.out.iterdir())
+
+    def take(self, patches):
+        """git am on the pristine tree, patch by patch: what each changes"""
+        self.run_git('init', '--quiet')
+        self.run_git('add', '--all')
+        self.run_git('commit', '--quiet', '--message', 'pristine')
+        result = []
+        for patch in patches[1:]:
+            self.run_git('am', '--quiet', patch)
+            shown = self.run_git('show', '--format=%s', '--name-only')
+            result.append(shown.split('\n\n'))
+        return [(subject, sorted(names.split())) for subject, names in result]
+
+    def test_ends_where_apply_does(self):
+        steps = self.take(self.write())
+        self.assertEqual(steps, [
+            ('hw/misc: remove ivshmem-flat',
+             ['MAINTAINERS', 'docs/system/device-emulation.rst',
+              'docs/system/devices/ivshmem-flat.rst', 'hw/misc/Kconfig',
+              'hw/misc/ivshmem-flat.c', 'hw/misc/meson.build',
+              'hw/misc/trace-events', 'include/hw/misc/ivshmem-flat.h']),
+            ('hw/misc/ivshmem-flat: add it',
+             ['MAINTAINERS', 'hw/misc/Kconfig', 'hw/misc/ivshmem-flat.c',
+              'hw/misc/meson.build', 'hw/misc/trace-events', COMPAT,
+              'include/hw/misc/ivshmem-flat.h']),
+            ('hw/arm: add a board',
+             ['MAINTAINERS', 'hw/arm/board-ivshmem.c']),
+            ('chardev: ring', ['chardev/char.c']),
+            ('tests and docs',
+             ['docs/system/device-emulation.rst',
+              'docs/system/devices/ivshmem-flat.rst',
+              'tests/qtest/meson.build'])])
+        other = self.dir / 'other'
+        lay(other, TREE)
+        subprocess.run([self.dir / 'overlay/tools/apply', other], check=True,
+                       stdout=subprocess.PIPE)
+        shutil.rmtree(self.tree / '.git')
+        self.assertEqual(contents(self.tree), contents(other))
+
+    def test_who_and_why(self):
+        patches = self.write()
+        self.take(patches)
+        self.assertEqual(
+            self.run_git('show', '--no-patch', '--format=%an %ae%n%B', ':/add it'),
+            'A U Thor author@example.org\nhw/misc/ivshmem-flat: add it\n\n'
+            '# Why, in more\nthan one line.\n\n'
+            'Signed-off-by: A U Thor <author@example.org>\n\n')
+        self.assertIn('because\n\nSigned-off-by: ',
+                      self.run_git('show', '--format=%B', ':/ring'))
+        cover = patches[0].read_text()
+        self.assertIn('\nSubject: [PATCH 0/5] A subject\n', cover)
+        self.assertIn('\n\nA text.\n\nThis series is made for QEMU 10.0.13.\n',
+                      cover)
+
+    def test_newest_qemu_needs_no_compat_header(self):
+        lay(self.tree, {'VERSION': '10.2.2\n'})
+        self.take(self.write())
+        self.assertFalse((self.tree / COMPAT).exists())
+        self.assertEqual((self.tree / 'hw/misc/ivshmem-flat.c').read_text(),
+                         'Frontend const void *Datas\n')
+
+    def test_tree_without_the_older_device(self):
+        lay(self.tree, {**RESTORED, 'VERSION': '11.0.0\n'})
+        for path in ('hw/misc/ivshmem-flat.c', 'include/hw/misc/ivshmem-flat.h',
+                     'docs/system/devices/ivshmem-flat.rst'):
+            (self.tree / path).unlink()
+        steps = self.take(self.write('--any-version'))
+        self.assertEqual(steps[0][0], 'hw/misc/ivshmem-flat: add it')
+
+    def test_unknown_version(self):
+        lay(self.tree, {'VERSION': '11.0.0\n'})
+        self.check_one_line(self.patches(), '11.0.0', '--any-version')
+
+    def test_git_knows_no_user(self):
+        for key, line in (('user.name', 'email = a@example.org'),
+                          ('user.email', 'name = A')):
+            lay(self.dir, {'gitconfig': f'[user]\n{line}\n'})
+            with self.subTest(key):
+                self.check_one_line(self.patches(), key, 'git config --global')
+
+    def test_tree_with_the_overlay(self):
+        subprocess.run([self.dir / 'overlay/tools/apply', self.tree],
+                       stdout=subprocess.PIPE, check=True)
+        self.check_one_line(self.patches(), 'has the overlay')
+
+    def test_a_file_in_no_step(self):
+        lay(self.dir / 'overlay', {'hw/char/new.c': 'new\n'})
+        self.check_one_line(self.patches(), 'no step', 'hw/char/new.c')
+
+    def test_a_step_without_its_file(self):
+        (self.dir / 'overlay/hw/arm/board-ivshmem.c').unlink()
+        self.check_one_line(self.patches(), 'hw/arm/board-ivshmem.c')
+
+    def test_a_file_that_maintainers_lack(self):
+        lay(self.dir / 'overlay', {'MAINTAINERS': SMALL['MAINTAINERS'] +
+                                   'F: hw/nothing.c\n'})
+        self.check_one_line(self.patches(), 'MAINTAINERS')
+
+
+# The small tree without each trace of QEMU's own ivshmem-flat
+RESTORED = {
+    'MAINTAINERS': 'before\n\nafter\n',
+    'docs/system/device-emulation.rst': '   devices/cxl.rst\n'
+                                        '   devices/net.rst\n',
+    'hw/misc/Kconfig': 'config A\n    bool\n\nconfig B\n    bool\n',
+    'hw/misc/meson.build': 'a\nb\n',
+    'hw/misc/trace-events': '# a.c\na()\n',
+}
+
+
+class Overlay(unittest.TestCase):
+    def test_each_part_is_in_the_series_once(self):
+        loader = importlib.machinery.SourceFileLoader(
+            'patches', str(ROOT / 'tools/patches'))
+        patches = importlib.util.module_from_spec(
+            importlib.util.spec_from_loader('patches', loader))
+        loader.exec_module(patches)
+        series = patches.read_series((ROOT / 'patches/series').read_text())
+        for version in patches.apply.KNOWN:
+            with self.subTest(version):
+                overlay = patches.apply.read_overlay(f'{version}.0')
+                for step in patches.expand(series, overlay):
+                    self.assertRegex(step.message, r'^[^\n]{1,76}\n\n.')
+
+    def test_diagram_is_what_its_source_says(self):
+        """Of each text in the .dot, the .svg has as many as that."""
+        if not shutil.which('dot'):
+            self.skipTest('no graphviz')
+        page = ROOT / 'docs/system/devices/ivshmem-flat'
+        drawn = subprocess.run(
+            ['dot', '-Tsvg', page.with_suffix('.dot')], text=True,
+            stdout=subprocess.PIPE, check=True).stdout
+        texts = [sorted(re.findall(r'<text .*?>(.*)</text>', svg))
+                 for svg in (drawn, page.with_suffix('.svg').read_text())]
+        self.assertEqual(*texts)
+
+
+if __name__ == '__main__':
+    unittest.main()
