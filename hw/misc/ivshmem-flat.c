@@ -51,6 +51,7 @@
 #include "migration/blocker.h"
 #include "migration/vmstate.h"
 #include "system/replay.h"
+#include "system/runstate.h"
 #include "system/system.h"
 #include "trace.h"
 
@@ -578,7 +579,9 @@ static bool ivshmem_flat_map_shmem(IvshmemFlat *s, int fd, Error **errp)
     }
     memory_region_transaction_begin();
     ivshmem_flat_unmap_shmem(s);
-    vmstate_register_ram(&new->ram, DEVICE(s));
+    if (DEVICE(s)->realized && s->master == ON_OFF_AUTO_ON) {
+        vmstate_register_ram(&new->ram, DEVICE(s));
+    }
     memory_region_set_size(&s->shmem, s->shmem_size);
     memory_region_add_subregion(&s->shmem, 0, &new->ram);
     memory_region_transaction_commit();
@@ -1137,7 +1140,10 @@ static bool ivshmem_flat_check_addresses(IvshmemFlat *s, Error **errp)
     return true;
 }
 
-/* As in the PCI device: the first on a server may take the memory along. */
+/*
+ * As in the PCI device: the first on a server may take the memory along.
+ * Without that the memory has no name in a stream, so none can overwrite it.
+ */
 static bool ivshmem_flat_decide_master(IvshmemFlat *s, Error **errp)
 {
     if (s->master == ON_OFF_AUTO_AUTO) {
@@ -1148,8 +1154,17 @@ static bool ivshmem_flat_decide_master(IvshmemFlat *s, Error **errp)
             error_setg(errp, "master=on with own id %u, expected 0: the "
                        "master connects before its peers, or it would "
                        "overwrite the memory that they use", s->id);
+            return false;
         }
-        return s->id == 0;
+        vmstate_register_ram(&s->memory->ram, DEVICE(s));
+        return true;
+    }
+    /* The memory's content comes first in a stream: too late to refuse it. */
+    if (runstate_check(RUN_STATE_INMIGRATE)) {
+        error_setg(errp, "ivshmem-flat with master=off and own id %u cannot "
+                   "take an incoming migration: it would overwrite the memory "
+                   "that peers use", s->id);
+        return false;
     }
     error_setg(&s->migration_blocker, "ivshmem-flat with master=off: its "
                "shared memory belongs to a server and stays behind");
@@ -1399,19 +1414,6 @@ static const Property ivshmem_flat_properties[] = {
     DEFINE_PROP_ON_OFF_AUTO("master", IvshmemFlat, master, ON_OFF_AUTO_OFF),
 };
 
-static int ivshmem_flat_pre_load(void *opaque)
-{
-    IvshmemFlat *s = opaque;
-
-    if (s->master != ON_OFF_AUTO_ON) {
-        error_report("ivshmem-flat: own id is %u and master is off, the "
-                     "incoming shared memory would overwrite what peers use",
-                     s->id);
-        return -EINVAL;
-    }
-    return 0;
-}
-
 static int ivshmem_flat_post_load(void *opaque, int version_id)
 {
     ivshmem_flat_update_irq(opaque);
@@ -1423,7 +1425,6 @@ static const VMStateDescription ivshmem_flat_vmstate = {
     .name = TYPE_IVSHMEM_FLAT,
     .version_id = 1,
     .minimum_version_id = 1,
-    .pre_load = ivshmem_flat_pre_load,
     .post_load = ivshmem_flat_post_load,
     .fields = (const VMStateField[]) {
         VMSTATE_UINT32(intrmask, IvshmemFlat),

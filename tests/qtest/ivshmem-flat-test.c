@@ -454,10 +454,11 @@ static void fake_sync(FakeServer *srv, QTestState *qts)
 
 /* What a running machine tells of itself */
 
-static unsigned count_fds(QTestState *qts)
+/* How many entries this directory of the process in /proc has. */
+static unsigned count_in_proc(QTestState *qts, const char *what)
 {
-    g_autofree char *path = g_strdup_printf("/proc/%d/fd",
-                                            (int)qtest_pid(qts));
+    g_autofree char *path = g_strdup_printf("/proc/%d/%s",
+                                            (int)qtest_pid(qts), what);
     GDir *dir = g_dir_open(path, 0, NULL);
     unsigned n = 0;
 
@@ -467,6 +468,22 @@ static unsigned count_fds(QTestState *qts)
     }
     g_dir_close(dir);
     return n;
+}
+
+static unsigned count_fds(QTestState *qts)
+{
+    return count_in_proc(qts, "fd");
+}
+
+/* A thread that connects to the server ends a moment later. */
+static void wait_threads(QTestState *qts, unsigned n)
+{
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+
+    while (count_in_proc(qts, "task") != n) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(100);
+    }
 }
 
 static unsigned count_lines(const char *path, const char *what)
@@ -479,6 +496,19 @@ static unsigned count_lines(const char *path, const char *what)
         n++;
     }
     return n;
+}
+
+static uint64_t resident_kib(QTestState *qts)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status",
+                                            (int)qtest_pid(qts));
+    g_autofree char *text = NULL;
+    const char *line;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    line = strstr(text, "VmRSS:");
+    g_assert_nonnull(line);
+    return g_ascii_strtoull(line + strlen("VmRSS:"), NULL, 10);
 }
 
 /* CPU time that the process has used, in ticks of the clock. */
@@ -542,6 +572,35 @@ static bool is_connected(QTestState *qts)
 
     qobject_unref(ret);
     return connected;
+}
+
+static void wait_connected(QTestState *qts, bool connected)
+{
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+
+    while (is_connected(qts) != connected) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(100);
+    }
+}
+
+static unsigned count_peers(QTestState *qts)
+{
+    QDict *ret = get_property(qts, "peers");
+    unsigned n = qlist_size(qdict_get_qlist(ret, "return"));
+
+    qobject_unref(ret);
+    return n;
+}
+
+static void wait_peers(QTestState *qts, unsigned n)
+{
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+
+    while (count_peers(qts) != n) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(100);
+    }
 }
 
 /* Machines that are not to start, and what QEMU says on stderr */
@@ -1433,9 +1492,7 @@ static void test_looking_in(void)
     g_assert_cmpint(get_interrupts(qts, 0), ==, 1);
 
     fake_hang_up(srv);
-    while (is_connected(qts)) {
-        /* until it has noticed */
-    }
+    wait_connected(qts, false);
     qtest_quit(qts);
     fake_free(srv);
 }
@@ -2061,7 +2118,8 @@ static void test_restart(void)
 {
     FakeServer *srv = fake_new();
     g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
-    unsigned nfds = 0;
+    unsigned nfds, nthreads;
+    uint64_t before = 0;
     QTestState *qts;
     int old_peer, peer, own;
 
@@ -2070,6 +2128,8 @@ static void test_restart(void)
     fake_script_vector(srv, 100);
     qts = reconnecting_machine(srv, errors);
     qtest_writel(qts, SHMEM, 0x12345678);
+    nfds = count_fds(qts);
+    nthreads = count_in_proc(qts, "task");
 
     for (unsigned i = 101; i <= 120; i++) {
         fake_restart(srv);
@@ -2084,12 +2144,14 @@ static void test_restart(void)
         interrupt(own);
         wait_interrupt(qts, INPUT);
         g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
-        if (nfds) {
-            g_assert_cmpint(count_fds(qts), ==, nfds);
+        g_assert_cmpint(count_fds(qts), ==, nfds);
+        if (i == 105) {
+            before = resident_kib(qts);
         }
-        nfds = count_fds(qts);
         old_peer = peer;
     }
+    wait_threads(qts, nthreads);
+    g_assert_cmpint(resident_kib(qts), <, before + 1024);
     g_assert_cmpint(count_lines(errors, "waiting for it to come back"), ==,
                     20);
     qtest_quit(qts);
@@ -2110,17 +2172,32 @@ static void test_restart_in_between(void)
     fake_script_vector(srv, OWN_ID);
     qts = reconnecting_machine(srv, errors);
     fake_restart(srv);
-    while (is_connected(qts)) {
-        /* until it has noticed */
-    }
+    wait_connected(qts, false);
     qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 0));
     g_assert_cmpint(rung(peer), ==, 0);
     g_assert_cmpint(get_number(qts, "doorbells-dropped"), ==, 1);
     qtest_writel(qts, SHMEM, 0x12345678);
+    qtest_writel(qts, INTRMASK, 0xffffffff);
+    qtest_system_reset(qts);
     g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
+    g_assert_cmphex(qtest_readl(qts, INTRMASK), ==, 0);
     qtest_quit(qts);
     unlink(errors);
     fake_free(srv);
+}
+
+/* Of the objects before, each goes once no CPU can be looking at it. */
+static void wait_one_mapping(QTestState *qts, unsigned nfds)
+{
+    g_autofree char *maps = g_strdup_printf("/proc/%d/maps",
+                                            (int)qtest_pid(qts));
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+
+    while (count_lines(maps, "memfd:ivshmem-flat-test") != 1 ||
+           count_fds(qts) != nfds) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(100);
+    }
 }
 
 /* Another object of the same size takes the place of the old one. */
@@ -2129,12 +2206,14 @@ static void test_restart_with_other_memory(void)
     FakeServer *srv = fake_new();
     g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     QTestState *qts;
+    unsigned nfds;
     uint32_t word;
 
     fake_script_greeting(srv, 100);
     fake_script_vector(srv, 100);
     qts = reconnecting_machine(srv, errors);
-    for (unsigned i = 101; i <= 110; i++) {
+    nfds = count_fds(qts);
+    for (unsigned i = 101; i <= 120; i++) {
         qtest_writel(qts, SHMEM, i);
         fake_restart(srv);
         srv->shm = fake_memory(srv, SHMEM_SIZE);
@@ -2149,6 +2228,7 @@ static void test_restart_with_other_memory(void)
         g_assert_cmpint(le32_to_cpu(word), ==, i);
     }
     g_assert_cmpint(count_lines(errors, "error"), ==, 0);
+    wait_one_mapping(qts, nfds);
     qtest_quit(qts);
     unlink(errors);
     fake_free(srv);
@@ -2218,17 +2298,11 @@ static void test_restart_of_the_real_server(void)
     }
     for (unsigned round = 0; round < 5; round++) {
         server_kill(srv, SIGKILL);
-        for (unsigned i = 0; i < 2; i++) {
-            while (is_connected(qts[i])) {
-                /* until it has noticed */
-            }
-        }
+        wait_connected(qts[0], false);
+        wait_connected(qts[1], false);
         server_restart(srv, SHMEM_SIZE, 1);
-        for (unsigned i = 0; i < 2; i++) {
-            while (!is_connected(qts[i])) {
-                g_usleep(100);
-            }
-        }
+        wait_connected(qts[0], true);
+        wait_connected(qts[1], true);
         for (unsigned i = 0; i < 2; i++) {
             unsigned peer = qtest_readl(qts[!i], IVPOSITION);
             gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
@@ -2335,9 +2409,9 @@ static void test_start_before_the_server_can_be_interrupted(void)
 
 /* Migration */
 
-static QTestState *migrating_machine(Server *srv, const char *args)
+static QTestState *migrating_machine(const char *path, const char *args)
 {
-    return machine(srv->path, "-machine mps2-an385 -device ivshmem-flat,"
+    return machine(path, "-machine mps2-an385 -device ivshmem-flat,"
                    "id=ivs,chardev=ivshmem," AT "," WIRED "%s", args);
 }
 
@@ -2387,8 +2461,8 @@ static void assert_migration_refused(QTestState *qts, const char *reason)
 static void test_migration_without_master(void)
 {
     Server *srv = server_new(SHMEM_SIZE, 1);
-    QTestState *a = migrating_machine(srv, "");
-    QTestState *b = migrating_machine(srv, ",master=auto");
+    QTestState *a = migrating_machine(srv->path, "");
+    QTestState *b = migrating_machine(srv->path, ",master=auto");
 
     assert_migration_refused(a, "ivshmem-flat with master=off");
     assert_migration_refused(b, "ivshmem-flat with master=off");
@@ -2400,7 +2474,7 @@ static void test_migration_without_master(void)
 static void test_migration_second_master(void)
 {
     Server *srv = server_new(SHMEM_SIZE, 1);
-    QTestState *qts = migrating_machine(srv, ",master=on");
+    QTestState *qts = migrating_machine(srv->path, ",master=on");
 
     assert_refused("master=on with own id 1, expected 0", sock_args,
                    srv->path, "," AT "," WIRED ",master=on");
@@ -2417,7 +2491,7 @@ static void check_migration(const char *args)
     g_autofree char *save = g_strconcat("exec:cat >", file, NULL);
     g_autofree char *load = g_strconcat(args, " -incoming 'exec:cat ", file,
                                         "'", NULL);
-    QTestState *src = migrating_machine(from, args);
+    QTestState *src = migrating_machine(from->path, args);
     QTestState *dst, *peer;
     uint8_t out[4096], in[4096];
 
@@ -2429,7 +2503,7 @@ static void check_migration(const char *args)
     migrate(src, save);
     qtest_quit(src);
 
-    dst = migrating_machine(to, load);
+    dst = migrating_machine(to->path, load);
     wait_running(dst);
     qtest_memread(dst, SHMEM, in, sizeof(in));
     g_assert_cmpmem(in, sizeof(in), out, sizeof(out));
@@ -2456,6 +2530,87 @@ static void test_migration(void)
     check_migration(",master=auto");
 }
 
+/* While both run: the peers of the one see it go, the other's see it come. */
+static void test_migration_between_machines(void)
+{
+    Server *from = server_new(SHMEM_SIZE, 1);
+    Server *to = server_new(SHMEM_SIZE, 1);
+    g_autofree char *path = g_build_filename(from->dir, "migration", NULL);
+    g_autofree char *uri = g_strconcat("unix:", path, NULL);
+    g_autofree char *incoming = g_strconcat(",master=on -incoming ", uri, NULL);
+    QTestState *src = migrating_machine(from->path, ",master=on");
+    QTestState *old_peer = migrating_machine(from->path, "");
+    QTestState *dst = migrating_machine(to->path, incoming);
+    QTestState *new_peer = migrating_machine(to->path, "");
+
+    wait_peers(old_peer, 1);
+    wait_peers(new_peer, 1);
+    qtest_writel(old_peer, SHMEM, 0x11111111);
+    qtest_writel(src, SHMEM + SHMEM_SIZE - 4, 0x22222222);
+    migrate(src, uri);
+    wait_running(dst);
+    qtest_quit(src);
+    wait_peers(old_peer, 0);
+
+    g_assert_cmphex(qtest_readl(dst, SHMEM), ==, 0x11111111);
+    g_assert_cmphex(qtest_readl(new_peer, SHMEM + SHMEM_SIZE - 4), ==,
+                    0x22222222);
+    qtest_writel(old_peer, SHMEM, 0x33333333);
+    g_assert_cmphex(qtest_readl(dst, SHMEM), ==, 0x11111111);
+    qtest_writel(dst, DOORBELL,
+                 doorbell(qtest_readl(new_peer, IVPOSITION), 0));
+    wait_interrupt(new_peer, INPUT);
+    qtest_writel(new_peer, DOORBELL, doorbell(0, 0));
+    wait_interrupt(dst, INPUT);
+    qtest_quit(dst);
+    qtest_quit(old_peer);
+    qtest_quit(new_peer);
+    unlink(path);
+    server_free(from);
+    server_free(to);
+}
+
+/* While both servers are away, and after the first has come back once. */
+static void test_migration_without_servers(void)
+{
+    Server *servers[] = { server_new(SHMEM_SIZE, 1),
+                          server_new(SHMEM_SIZE, 1) };
+    static const char *const args[] = { ",master=on",
+                                        ",master=on -incoming defer" };
+    g_autofree char *file = g_build_filename(servers[0]->dir, "state", NULL);
+    g_autofree char *save = g_strconcat("exec:cat >", file, NULL);
+    g_autofree char *load = g_strconcat("exec:cat ", file, NULL);
+    QTestState *qts[2];
+
+    for (unsigned i = 0; i < 2; i++) {
+        g_autofree char *path = g_strconcat(servers[i]->path,
+                                            ",reconnect-ms=10", NULL);
+
+        qts[i] = migrating_machine(path, args[i]);
+        server_kill(servers[i], SIGKILL);
+        wait_connected(qts[i], false);
+        if (i == 0) { /* other memory takes part just the same */
+            server_restart(servers[i], SHMEM_SIZE, 1);
+            wait_connected(qts[i], true);
+            server_kill(servers[i], SIGKILL);
+            wait_connected(qts[i], false);
+            qtest_writel(qts[i], SHMEM + 4, 0x12345678);
+            migrate(qts[i], save);
+        }
+    }
+    qtest_qmp_assert_success(qts[1], "{ 'execute': 'migrate-incoming', "
+                             "'arguments': { 'uri': %s } }", load);
+    wait_running(qts[1]);
+    g_assert_cmphex(qtest_readl(qts[1], SHMEM + 4), ==, 0x12345678);
+    server_restart(servers[1], SHMEM_SIZE, 1);
+    wait_connected(qts[1], true);
+    unlink(file);
+    for (unsigned i = 0; i < 2; i++) {
+        qtest_quit(qts[i]);
+        server_free(servers[i]);
+    }
+}
+
 static void test_snapshot(void)
 {
     Server *srv = server_new(SHMEM_SIZE, 1);
@@ -2471,7 +2626,7 @@ static void test_snapshot(void)
         return;
     }
     g_assert_true(mkimg(image, "qcow2", 16));
-    qts = migrating_machine(srv, args);
+    qts = migrating_machine(srv->path, args);
     qtest_writel(qts, SHMEM, 0x11111111);
     qtest_writel(qts, SHMEM + SHMEM_SIZE - 4, 0x22222222);
     qtest_writel(qts, INTRMASK, 0x33333333);
@@ -2491,6 +2646,87 @@ static void test_snapshot(void)
     server_free(srv);
 }
 
+/* A snapshot with the memory's content does not go to where it must not. */
+static void test_snapshot_without_master(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    g_autofree char *image = g_build_filename(srv->dir, "image", NULL);
+    g_autofree char *drive = g_strdup_printf(" -drive if=none,format=qcow2,"
+                                             "file=%s", image);
+    g_autofree char *on = g_strconcat(",master=on", drive, NULL);
+    g_autofree char *saved = NULL, *refused = NULL, *loaded = NULL;
+    QTestState *qts;
+
+    if (!have_qemu_img()) {
+        g_test_skip("QTEST_QEMU_IMG does not say where qemu-img is");
+        server_free(srv);
+        return;
+    }
+    g_assert_true(mkimg(image, "qcow2", 16));
+    qts = migrating_machine(srv->path, on);
+    qtest_writel(qts, SHMEM, 0x11111111);
+    saved = qtest_hmp(qts, "savevm one");
+    g_assert_cmpstr(saved, ==, "");
+    qtest_quit(qts);
+
+    qts = migrating_machine(srv->path, drive);
+    qtest_writel(qts, SHMEM, 0x22222222);
+    refused = qtest_hmp(qts, "savevm two");
+    g_assert_nonnull(strstr(refused, "ivshmem-flat with master=off"));
+    loaded = qtest_hmp(qts, "loadvm one");
+    g_assert_nonnull(strstr(loaded, "ivshmem-flat:/machine/peripheral/ivs"));
+    g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x22222222);
+    qtest_quit(qts);
+    unlink(image);
+    server_free(srv);
+}
+
+static QTestState *two_masters(Server *first, Server *second,
+                               const char *args)
+{
+    return machine(first->path, "-machine mps2-an385 "
+                   "-global ivshmem-flat.master=on "
+                   "-device ivshmem-flat,chardev=ivshmem," AT "," WIRED
+                   " -chardev socket,id=ivshmem2,path=%s "
+                   "-device ivshmem-flat,chardev=ivshmem2,"
+                   "x-bus-address-iomem=0x50001000,"
+                   "x-bus-address-shmem=0x80000000,"
+                   "'sysbus-irq[0]=/machine/armv7m/nvic/unnamed-gpio-in[17]'"
+                   " %s", second->path, args);
+}
+
+static void test_snapshot_of_two_devices(void)
+{
+    Server *first = server_new(SHMEM_SIZE, 1);
+    Server *second = server_new(SHMEM_SIZE, 1);
+    g_autofree char *image = g_build_filename(first->dir, "image", NULL);
+    g_autofree char *drive = g_strdup_printf("-drive if=none,format=qcow2,"
+                                             "file=%s", image);
+    g_autofree char *saved = NULL, *loaded = NULL;
+    QTestState *qts;
+
+    if (!have_qemu_img()) {
+        g_test_skip("QTEST_QEMU_IMG does not say where qemu-img is");
+    } else {
+        g_assert_true(mkimg(image, "qcow2", 16));
+        qts = two_masters(first, second, drive);
+        qtest_writel(qts, SHMEM, 0x11111111);
+        qtest_writel(qts, SHMEM2, 0x22222222);
+        saved = qtest_hmp(qts, "savevm one");
+        g_assert_cmpstr(saved, ==, "");
+        qtest_writel(qts, SHMEM, 0);
+        qtest_writel(qts, SHMEM2, 0);
+        loaded = qtest_hmp(qts, "loadvm one");
+        g_assert_cmpstr(loaded, ==, "");
+        g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x11111111);
+        g_assert_cmphex(qtest_readl(qts, SHMEM2), ==, 0x22222222);
+        qtest_quit(qts);
+        unlink(image);
+    }
+    server_free(first);
+    server_free(second);
+}
+
 /* Two devices, each with a server of its own: their names do not clash. */
 static void test_migration_of_two_devices(void)
 {
@@ -2505,15 +2741,7 @@ static void test_migration_of_two_devices(void)
         g_autofree char *load = i ? g_strdup_printf("-incoming 'exec:cat %s'",
                                                     file) : g_strdup("");
 
-        qts[i] = machine(servers[i][0]->path, "-machine mps2-an385 "
-                         "-global ivshmem-flat.master=on "
-                         "-device ivshmem-flat,chardev=ivshmem," AT "," WIRED
-                         " -chardev socket,id=ivshmem2,path=%s "
-                         "-device ivshmem-flat,chardev=ivshmem2,"
-                         "x-bus-address-iomem=0x50001000,"
-                         "x-bus-address-shmem=0x80000000,"
-                         "'sysbus-irq[0]=/machine/armv7m/nvic/"
-                         "unnamed-gpio-in[17]' %s", servers[i][1]->path, load);
+        qts[i] = two_masters(servers[i][0], servers[i][1], load);
         if (i == 0) {
             qtest_writel(qts[0], SHMEM, 0x11111111);
             qtest_writel(qts[0], SHMEM2, 0x22222222);
@@ -2536,20 +2764,25 @@ static void test_migration_of_two_devices(void)
 static void test_migration_on_one_server(void)
 {
     Server *srv = server_new(SHMEM_SIZE, 1);
-    QTestState *src = migrating_machine(srv, ",master=on");
+    QTestState *src = migrating_machine(srv->path, ",master=on");
     g_autofree char *file = g_build_filename(srv->dir, "state", NULL);
     g_autofree char *save = g_strconcat("exec:cat >", file, NULL);
-    Output out;
+    static const char *const masters[] = { "auto", "off", "on" };
 
+    qtest_writel(src, SHMEM, 0x11111111);
     migrate(src, save);
-    out = run_qemu(NULL, "-machine mps2-an385 "
-                   "-chardev socket,id=ivshmem,path=%s "
-                   "-device ivshmem-flat,id=ivs,chardev=ivshmem," AT "," WIRED
-                   ",master=auto -incoming 'exec:cat %s'", srv->path, file);
-    g_assert_true(WIFEXITED(out.status));
-    g_assert_cmpint(WEXITSTATUS(out.status), !=, 0);
-    g_assert_nonnull(strstr(out.text, "would overwrite what peers use"));
-    output_free(out);
+    qtest_qmp_assert_success(src, "{ 'execute': 'cont' }");
+    qtest_writel(src, SHMEM, 0x22222222);
+    for (unsigned i = 0; i < ARRAY_SIZE(masters); i++) {
+        g_autofree char *args = g_strdup_printf(",id=ivs," AT "," WIRED
+                                                ",master=%s "
+                                                "-incoming 'exec:cat %s'",
+                                                masters[i], file);
+
+        assert_refused("would overwrite the memory that", sock_args,
+                       srv->path, args);
+        g_assert_cmphex(qtest_readl(src, SHMEM), ==, 0x22222222);
+    }
     qtest_quit(src);
     unlink(file);
     server_free(srv);
@@ -3069,19 +3302,6 @@ static void test_peer_with_many_vectors(void)
     }
 }
 
-static uint64_t resident_kib(QTestState *qts)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/status",
-                                            (int)qtest_pid(qts));
-    g_autofree char *text = NULL;
-    const char *line;
-
-    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
-    line = strstr(text, "VmRSS:");
-    g_assert_nonnull(line);
-    return g_ascii_strtoull(line + strlen("VmRSS:"), NULL, 10);
-}
-
 /* 10,000 of them, each with an id of its own, a few at a time. */
 static void test_peers_come_and_go(void)
 {
@@ -3554,7 +3774,15 @@ int main(int argc, char **argv)
                    test_migration_second_master);
     qtest_add_func("/ivshmem-flat/migration/to-another-server",
                    test_migration);
+    qtest_add_func("/ivshmem-flat/migration/between-machines",
+                   test_migration_between_machines);
+    qtest_add_func("/ivshmem-flat/migration/without-servers",
+                   test_migration_without_servers);
     qtest_add_func("/ivshmem-flat/migration/snapshot", test_snapshot);
+    qtest_add_func("/ivshmem-flat/migration/snapshot-without-master",
+                   test_snapshot_without_master);
+    qtest_add_func("/ivshmem-flat/migration/snapshot-of-two-devices",
+                   test_snapshot_of_two_devices);
     qtest_add_func("/ivshmem-flat/migration/two-devices",
                    test_migration_of_two_devices);
     qtest_add_func("/ivshmem-flat/migration/on-one-server",
