@@ -16,6 +16,8 @@ SECONDS ?= 60
 LINUX ?= bookworm
 # STARTS=N: how often stress starts a pair of machines, in each order
 STARTS ?= 200
+# RESTARTS=N: how often stress restarts the server
+RESTARTS ?= 1000
 # where this QEMU is built; its programs are in $(BUILD)/bin
 BUILD = $(CURDIR)/build/$(if $(QEMU_SRC),own,$(QEMU))$(FLAVOUR:%=-%)
 # QEMU's source without the overlay, and the series for it
@@ -45,7 +47,8 @@ check-all: ## the same with each QEMU version
 	@tools/deps qemu firmware linux check
 	@tests/run 10.0 10.2
 
-stress: qemu firmware linux ## ring at the first moment, in STARTS=200 starts
+stress: qemu firmware linux ## start machines STARTS=200 times, the server RESTARTS=1000
+	@RESTARTS=$(RESTARTS) tests/restart_test.py -v
 	@STARTS=$(STARTS) tests/lost_doorbell_test.py -v
 
 coverage: ## run all tests under sanitizers, show what they execute of our C

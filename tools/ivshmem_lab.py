@@ -145,7 +145,7 @@ class Lab:
     def __exit__(self, *_):
         for program in reversed(self._programs):
             program.close()
-        self._named_memory().unlink(missing_ok=True)
+        self.named_memory().unlink(missing_ok=True)
         shutil.rmtree(self._folder)
         self._selector.close()
         for number, handler in self._old_handlers.items():
@@ -166,7 +166,8 @@ class Lab:
         self._selector.register(program.output, selectors.EVENT_READ, program)
         return program
 
-    def _named_memory(self):
+    def named_memory(self):
+        """Where the shared memory is, if the server restarts."""
         return Path('/dev/shm', os.path.basename(self._folder))
 
     def server_command(self, bin_dir, *options, restarts=False):
@@ -181,7 +182,7 @@ class Lab:
         # With -m, the object has no name from the start: nobody but those
         # who use it can keep it. With -M it has one by which the server finds
         # it again, and which stays if the lab is killed.
-        memory = ['-M', self._named_memory().name] if restarts \
+        memory = ['-M', self.named_memory().name] if restarts \
             else ['-m', '/dev/shm']
         return [os.path.join(bin_dir, 'ivshmem-server'), '-F',
                 '-S', self.socket_path, *memory, *options]

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""A server that ends and comes back, many times, under machines that run on.
+
+Two machines exchange messages, and the server is killed and started again.
+Each time both must connect, and go on with their exchange. In the end QEMU
+must have as many file descriptors and threads as before, and as much memory.
+
+RESTARTS=N in the environment says how often (default 20); see `make stress`.
+Needs qemu-system-arm and ivshmem-server in build/bin (or $BUILD/bin) and the
+firmware in build/guest.
+"""
+# Copyright (c) 2026 The ivshmem-flat authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import mmap
+import os
+import re
+import sys
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'tools'))
+from ivshmem_lab import BUILD, Lab                  # noqa: E402
+from ivshmem_machines import FIRMWARE, cortex_m     # noqa: E402
+
+BIN = BUILD / 'bin'
+RESTARTS = int(os.environ.get('RESTARTS') or 20)
+DEADLINE = 60 + 6 * RESTARTS    # seconds, on a machine under load
+FOR_EVER = 10 ** 9              # messages
+SETTLED = 5     # restarts after which QEMU has what it will need
+SLACK_KB = 512  # what malloc may take or give back meanwhile
+
+
+def resources(pid):
+    """How many file descriptors and threads a process has."""
+    return {what: len(os.listdir(f'/proc/{pid}/{what}'))
+            for what in ('fd', 'task')}
+
+
+def memory_kb(pid):
+    """The memory that a process has to itself."""
+    status = Path(f'/proc/{pid}/status').read_text(encoding='utf-8')
+    return int(re.search(r'^RssAnon:\s+(\d+) kB$', status, re.M)[1])
+
+
+class Restart(unittest.TestCase):
+
+    def setUp(self):
+        for path in (BIN / 'qemu-system-arm', BIN / 'ivshmem-server',
+                     FIRMWARE):
+            self.assertTrue(path.exists(), f'{path} is missing')
+
+    def start_machine(self, lab, slot):
+        machine = lab.start(f'machine {slot}', [
+            *cortex_m(BIN / 'qemu-system-arm', lab.socket_path,
+                      words=f'messages={FOR_EVER} slot={slot} tick=100',
+                      reconnect_ms=20), '-trace', 'ivshmem_flat_greeting'])
+        lab.wait_for_line(machine, f'id {slot}, slot {slot}')
+        return machine
+
+    def wait_for(self, lab, machines, condition, what):
+        """Wait until it is true of each machine."""
+        for machine in machines:
+            lab.wait(lambda: machine.ended or condition(machine),
+                     f'{machine.name} {what}', tick=0.01)
+            self.assertFalse(machine.ended, machine.lines)
+
+    def wait_for_greeting(self, lab, machines, number):
+        self.wait_for(lab, machines, lambda machine: number == sum(
+            line.startswith('ivshmem_flat_greeting ')
+            for line in machine.lines), f'to be greeted {number} times')
+
+    def wait_for_messages(self, lab, machines, memory):
+        """Both must take messages."""
+        def taken(machine):
+            """The word tail of the side that this machine has of the link."""
+            slot = machines.index(machine)
+            side = 8 * 64 + (slot * 8 + 1 - slot) * 64
+            return memory[side + 8:side + 12]
+        before = {machine.name: taken(machine) for machine in machines}
+        self.wait_for(lab, machines,
+                      lambda machine: taken(machine) != before[machine.name],
+                      'to take a message')
+
+    def test_nothing_is_left_of_servers_that_ended(self):
+        with Lab(DEADLINE) as lab:
+            command = lab.server_command(BIN, restarts=True)
+            server = lab.start_server(command)
+            machines = [self.start_machine(lab, slot) for slot in (0, 1)]
+            with open(lab.named_memory(), 'rb') as file, \
+                    mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
+                self.wait_for_messages(lab, machines, memory)
+                had = {machine.name: resources(machine.pid)
+                       for machine in machines}
+                for restart in range(1, RESTARTS + 1):
+                    server = lab.restart_server(server, command)
+                    self.wait_for_greeting(lab, machines, 1 + restart)
+                    self.wait_for_messages(lab, machines, memory)
+                    if restart == SETTLED:
+                        kb = {machine.name: memory_kb(machine.pid)
+                              for machine in machines}
+            # what has just been closed may go a moment later
+            self.wait_for(
+                lab, machines,
+                lambda machine: resources(machine.pid) == had[machine.name],
+                'to have what it had again')
+            for machine in machines:
+                self.assertLess(memory_kb(machine.pid),
+                                kb[machine.name] + SLACK_KB)
+
+
+if __name__ == '__main__':
+    unittest.main()
