@@ -98,17 +98,18 @@ typedef enum BadMessage {
 
 /* Doorbells */
 
-/* Returns the peer's eventfd for @vector, or NULL if it is not known (yet). */
-static EventNotifier *ivshmem_flat_find_vector(IvshmemFlat *s, unsigned peer,
-                                               unsigned vector)
+/* Returns the peer's eventfd for @vector, or -1 if it is not known (yet). */
+static int ivshmem_flat_find_vector(IvshmemFlat *s, unsigned peer,
+                                    unsigned vector)
 {
     if (peer == s->id) {
-        return vector < s->nvectors ? &s->own[vector].eventfd : NULL;
+        return vector < s->nvectors ?
+               event_notifier_get_wfd(&s->own[vector].eventfd) : -1;
     }
     if (s->peers[peer] && vector < s->peers[peer]->nvectors) {
-        return &s->peers[peer]->vectors[vector];
+        return s->peers[peer]->vectors[vector];
     }
-    return NULL;
+    return -1;
 }
 
 static void ivshmem_flat_drop_doorbell(IvshmemFlat *s, unsigned peer,
@@ -118,24 +119,22 @@ static void ivshmem_flat_drop_doorbell(IvshmemFlat *s, unsigned peer,
     trace_ivshmem_flat_doorbell_dropped(peer, vector, reason);
 }
 
-static void ivshmem_flat_ring(IvshmemFlat *s, EventNotifier *eventfd,
-                              unsigned peer, unsigned vector)
+static void ivshmem_flat_ring(IvshmemFlat *s, int eventfd, unsigned peer,
+                              unsigned vector)
 {
-    GPollFD pfd = {
-        .fd = event_notifier_get_wfd(eventfd),
-        .events = G_IO_OUT,
-    };
+    static const uint64_t one = 1;
+    GPollFD pfd = { .fd = eventfd, .events = G_IO_OUT };
 
     /*
      * A write to a full counter blocks, and O_NONBLOCK does not help: it
      * belongs to the open file that all peers share, and each QEMU that joins
      * clears it. A full counter means that the interrupt is pending already.
      */
-    if (g_poll(&pfd, 1, 0) != 1 || !(pfd.revents & G_IO_OUT)) {
+    if (g_poll(&pfd, 1, 0) != 1 || !(pfd.revents & G_IO_OUT) ||
+        RETRY_ON_EINTR(write(eventfd, &one, sizeof(one))) != sizeof(one)) {
         ivshmem_flat_drop_doorbell(s, peer, vector, "counter is full");
         return;
     }
-    event_notifier_set(eventfd);
     s->doorbells_sent++;
     trace_ivshmem_flat_doorbell_sent(peer, vector);
 }
@@ -151,9 +150,9 @@ static void ivshmem_flat_retry_kept(IvshmemFlat *s)
 
     for (unsigned i = 0; i < s->nkept; i++) {
         IvshmemFlatKept k = s->kept[i];
-        EventNotifier *eventfd = ivshmem_flat_find_vector(s, k.peer, k.vector);
+        int eventfd = ivshmem_flat_find_vector(s, k.peer, k.vector);
 
-        if (eventfd) {
+        if (eventfd >= 0) {
             ivshmem_flat_ring(s, eventfd, k.peer, k.vector);
         } else if (s->received < k.until &&
                    s->phase != IVSHMEM_FLAT_DISCONNECTED) {
@@ -208,7 +207,7 @@ static void ivshmem_flat_doorbell(IvshmemFlat *s, uint32_t value)
 {
     unsigned peer = FIELD_EX32(value, DOORBELL, PEER);
     unsigned vector = FIELD_EX32(value, DOORBELL, VECTOR);
-    EventNotifier *eventfd;
+    int eventfd;
 
     if (!s->interrupts) {
         ivshmem_flat_drop_doorbell(s, peer, vector,
@@ -216,7 +215,7 @@ static void ivshmem_flat_doorbell(IvshmemFlat *s, uint32_t value)
         return;
     }
     eventfd = ivshmem_flat_find_vector(s, peer, vector);
-    if (eventfd) {
+    if (eventfd >= 0) {
         ivshmem_flat_ring(s, eventfd, peer, vector);
     } else {
         ivshmem_flat_keep_doorbell(s, peer, vector);
@@ -707,7 +706,7 @@ static void ivshmem_flat_free_peer(IvshmemFlat *s, unsigned id)
     IvshmemFlatPeer *peer = g_steal_pointer(&s->peers[id]);
 
     for (unsigned i = 0; peer && i < peer->nvectors; i++) {
-        event_notifier_cleanup(&peer->vectors[i]);
+        close(peer->vectors[i]);
     }
     g_free(peer);
 }
@@ -771,7 +770,7 @@ static void ivshmem_flat_peer_vector(IvshmemFlat *s, unsigned id, int fd)
     peer = g_realloc(peer, sizeof(*peer) +
                            (vector + 1) * sizeof(peer->vectors[0]));
     peer->nvectors = vector + 1;
-    event_notifier_init_fd(&peer->vectors[vector], fd);
+    peer->vectors[vector] = fd;
     s->peers[id] = peer;
     trace_ivshmem_flat_peer_vector(id, vector, fd);
 }

@@ -107,7 +107,7 @@ struct IvshmemFlatMemory {
  */
 typedef struct IvshmemFlatPeer {
     uint32_t nvectors;
-    EventNotifier vectors[];
+    int vectors[];
 } IvshmemFlatPeer;
 
 /**
