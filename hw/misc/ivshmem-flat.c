@@ -50,6 +50,7 @@
 #include "io/task.h"
 #include "migration/blocker.h"
 #include "migration/vmstate.h"
+#include "system/iothread.h"
 #include "system/replay.h"
 #include "system/runstate.h"
 #include "system/system.h"
@@ -103,8 +104,7 @@ static int ivshmem_flat_find_vector(IvshmemFlat *s, unsigned peer,
                                     unsigned vector)
 {
     if (peer == s->id) {
-        return vector < s->nvectors ?
-               event_notifier_get_wfd(&s->own[vector].eventfd) : -1;
+        return vector < s->nvectors ? s->own[vector].receiver->eventfd : -1;
     }
     if (s->peers[peer] && vector < s->peers[peer]->nvectors) {
         return s->peers[peer]->vectors[vector];
@@ -233,45 +233,64 @@ static void ivshmem_flat_update_irq(IvshmemFlat *s)
 }
 
 /*
- * As event_notifier_test_and_clear(), which would block if somebody else who
- * has this eventfd, too, has emptied it since poll.
+ * Empty the eventfd; return whether it was rung. Somebody else who has it, too,
+ * may have emptied it since poll, and the read must not block.
  */
-static bool ivshmem_flat_test_and_clear(EventNotifier *eventfd)
+static bool ivshmem_flat_test_and_clear(IvshmemFlatReceiver *r)
 {
     uint64_t count;
     struct iovec iov = { .iov_base = &count, .iov_len = sizeof(count) };
-    ssize_t len = preadv2(event_notifier_get_fd(eventfd), &iov, 1, -1,
-                          RWF_NOWAIT);
+    ssize_t len = preadv2(r->eventfd, &iov, 1, -1, RWF_NOWAIT);
 
     if (len < 0 && errno == EOPNOTSUPP) { /* Linux before 5.8 */
-        return event_notifier_test_and_clear(eventfd);
+        len = read(r->eventfd, &count, sizeof(count));
     }
     return len == sizeof(count);
 }
 
-static void ivshmem_flat_eventfd_read(EventNotifier *eventfd)
+/* The eventfd was rung, and has been emptied. */
+static void ivshmem_flat_interrupt(void *opaque)
 {
-    IvshmemFlatVector *v = container_of(eventfd, IvshmemFlatVector, eventfd);
-    unsigned vector = v - v->s->own;
+    IvshmemFlatReceiver *r = opaque;
+    IvshmemFlat *s;
 
-    if (!ivshmem_flat_test_and_clear(eventfd)) {
+    BQL_LOCK_GUARD();
+    s = r->s;
+    if (!s) {
         return;
     }
-    v->interrupts++;
-    trace_ivshmem_flat_interrupt(vector);
-    if (v->s->revision == 0) {
-        v->s->intrstatus |= INTRSTATUS_PEER;
-        ivshmem_flat_update_irq(v->s);
+    s->own[r->vector].interrupts++;
+    trace_ivshmem_flat_interrupt(r->vector);
+    if (s->revision == 0) {
+        s->intrstatus |= INTRSTATUS_PEER;
+        ivshmem_flat_update_irq(s);
     } else {
-        qemu_irq_pulse(v->s->irq[vector]);
+        qemu_irq_pulse(s->irq[r->vector]);
     }
 }
 
-/* Once the machine is done: an output without a wire is off. */
-static void ivshmem_flat_serve_vector(IvshmemFlatVector *v)
+static void ivshmem_flat_eventfd_read(void *opaque)
 {
-    if (v->wired) {
-        event_notifier_set_handler(&v->eventfd, ivshmem_flat_eventfd_read);
+    if (ivshmem_flat_test_and_clear(opaque)) {
+        ivshmem_flat_interrupt(opaque);
+    }
+}
+
+/* From an IOThread that waits awake; ivshmem_flat_interrupt() follows. */
+static bool ivshmem_flat_eventfd_poll(void *opaque)
+{
+    return ivshmem_flat_test_and_clear(opaque);
+}
+
+/* Once the machine is done: an output without a wire is off. */
+static void ivshmem_flat_serve_vector(IvshmemFlat *s, unsigned vector)
+{
+    IvshmemFlatReceiver *r = s->own[vector].receiver;
+
+    if (s->own[vector].wired) {
+        aio_set_fd_handler(s->ctx, r->eventfd, ivshmem_flat_eventfd_read, NULL,
+                           ivshmem_flat_eventfd_poll, ivshmem_flat_interrupt,
+                           r);
     }
 }
 
@@ -288,7 +307,7 @@ static void ivshmem_flat_machine_done(Notifier *notifier, void *data)
             g_string_append_printf(off, "%s%u", off->len ? ", " : "", i);
         }
         if (i < s->nvectors) {
-            ivshmem_flat_serve_vector(&s->own[i]);
+            ivshmem_flat_serve_vector(s, i);
         }
     }
     trace_ivshmem_flat_interrupts(s->interrupts);
@@ -711,13 +730,32 @@ static void ivshmem_flat_free_peer(IvshmemFlat *s, unsigned id)
     g_free(peer);
 }
 
+static void ivshmem_flat_free_receiver(void *opaque)
+{
+    IvshmemFlatReceiver *r = opaque;
+
+    close(r->eventfd);
+    g_free(r);
+}
+
+/*
+ * In the IOThread, its handler may just wait for the BQL. It will find that
+ * nobody is interested any more; and afterwards that thread frees it.
+ */
+static void ivshmem_flat_forget_receiver(IvshmemFlat *s,
+                                         IvshmemFlatReceiver *r)
+{
+    r->s = NULL;
+    aio_set_fd_handler(s->ctx, r->eventfd, NULL, NULL, NULL, NULL, NULL);
+    aio_bh_schedule_oneshot(s->ctx, ivshmem_flat_free_receiver, r);
+}
+
 static void ivshmem_flat_forget_peers(IvshmemFlat *s)
 {
     while (s->nvectors) {
         IvshmemFlatVector *v = &s->own[--s->nvectors];
 
-        event_notifier_set_handler(&v->eventfd, NULL);
-        event_notifier_cleanup(&v->eventfd);
+        ivshmem_flat_forget_receiver(s, g_steal_pointer(&v->receiver));
     }
     for (unsigned i = 0; i < MAX_PEERS; i++) {
         ivshmem_flat_free_peer(s, i);
@@ -744,16 +782,21 @@ static void ivshmem_flat_peer_gone(IvshmemFlat *s, unsigned id)
 static void ivshmem_flat_own_vector(IvshmemFlat *s, int fd)
 {
     unsigned vector = s->nvectors;
+    IvshmemFlatReceiver *r;
 
     if (vector == s->vectors) {
         trace_ivshmem_flat_extra_vector(s->id, vector);
         close(fd);
         return;
     }
+    r = g_new(IvshmemFlatReceiver, 1);
+    r->eventfd = fd;
+    r->vector = vector;
+    r->s = s;
+    s->own[vector].receiver = r;
     s->nvectors++;
-    event_notifier_init_fd(&s->own[vector].eventfd, fd);
     trace_ivshmem_flat_own_vector(vector, fd);
-    ivshmem_flat_serve_vector(&s->own[vector]);
+    ivshmem_flat_serve_vector(s, vector);
 }
 
 /* Takes @fd. */
@@ -1248,6 +1291,8 @@ static void ivshmem_flat_realize(DeviceState *dev, Error **errp)
     if (!ivshmem_flat_check_properties(s, errp)) {
         return;
     }
+    s->ctx = s->iothread ? iothread_get_aio_context(s->iothread)
+                         : iohandler_get_aio_context();
     s->peers = g_new0(IvshmemFlatPeer *, MAX_PEERS);
     s->greeting_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
                                      ivshmem_flat_greeting_timeout, s);
@@ -1294,7 +1339,6 @@ static void ivshmem_flat_init(Object *obj)
     object_property_add_uint64_ptr(obj, "doorbells-dropped",
                                    &s->doorbells_dropped, OBJ_PROP_FLAG_READ);
     for (unsigned i = 0; i < IVSHMEM_FLAT_MAX_VECTORS; i++) {
-        s->own[i].s = s;
         sysbus_init_irq(sbd, &s->irq[i]);
     }
 }
@@ -1411,6 +1455,8 @@ static const Property ivshmem_flat_properties[] = {
     DEFINE_PROP_UINT32("vectors", IvshmemFlat, vectors, 1),
     DEFINE_PROP_UINT32("revision", IvshmemFlat, revision, 1),
     DEFINE_PROP_ON_OFF_AUTO("master", IvshmemFlat, master, ON_OFF_AUTO_OFF),
+    DEFINE_PROP_LINK("iothread", IvshmemFlat, iothread, TYPE_IOTHREAD,
+                     IOThread *),
 };
 
 static int ivshmem_flat_post_load(void *opaque, int version_id)
@@ -1444,6 +1490,7 @@ static void ivshmem_flat_class_init(ObjectClass *klass,
         { "vectors", "Number of own vectors and of interrupt outputs" },
         { "revision", "Device revision, as in the ivshmem specification" },
         { "master", "Whether the shared memory's content migrates" },
+        { "iothread", "IOThread that takes the interrupts of peers" },
         { "x-irq-qompath",
           "QOM path of the interrupt input that vector 0 drives" },
         { "shmem-size", "Size that the server's shared memory must have" },

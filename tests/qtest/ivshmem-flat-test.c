@@ -419,7 +419,7 @@ static bool pending(QTestState *qts, unsigned input)
     return qtest_readl(qts, NVIC_ISPR + input / 32 * 4) & BIT(input % 32);
 }
 
-static void wait_interrupt(QTestState *qts, unsigned input)
+static void wait_pending(QTestState *qts, unsigned input)
 {
     gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
 
@@ -427,6 +427,11 @@ static void wait_interrupt(QTestState *qts, unsigned input)
         g_assert_cmpint(g_get_monotonic_time(), <, deadline);
         g_usleep(100);
     }
+}
+
+static void wait_interrupt(QTestState *qts, unsigned input)
+{
+    wait_pending(qts, input);
     qtest_writel(qts, NVIC_ICPR + input / 32 * 4, BIT(input % 32));
 }
 
@@ -1128,7 +1133,8 @@ static void test_interrupt_from_a_peer(void)
 /* Several vectors */
 
 /* Wire vector k to input k of the NVIC; the AN511 has 64 of them. */
-static QTestState *machine_with_vectors(FakeServer *srv, unsigned vectors)
+static QTestState *machine_with_vectors(FakeServer *srv, unsigned vectors,
+                                        const char *args)
 {
     g_autoptr(GString) wires = g_string_new(NULL);
     QTestState *qts;
@@ -1138,8 +1144,8 @@ static QTestState *machine_with_vectors(FakeServer *srv, unsigned vectors)
                                "unnamed-gpio-in[%u]'", i, i);
     }
     fake_start(srv);
-    qts = machine(srv->path, "-machine mps2-an511 -device ivshmem-flat,"
-                  "id=ivs,chardev=ivshmem," AT ",vectors=%u%s", vectors,
+    qts = machine(srv->path, "%s -machine mps2-an511 -device ivshmem-flat,"
+                  "id=ivs,chardev=ivshmem," AT ",vectors=%u%s", args, vectors,
                   wires->str);
     fake_join(srv);
     return qts;
@@ -1156,7 +1162,7 @@ static void test_vectors_drive_their_outputs(void)
     for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
         own[i] = fake_script_vector(srv, 5);
     }
-    qts = machine_with_vectors(srv, ARRAY_SIZE(own));
+    qts = machine_with_vectors(srv, ARRAY_SIZE(own), "");
     for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
         interrupt(own[i]);
         while (!pending(qts, i)) {
@@ -1173,7 +1179,7 @@ static void test_vectors_drive_their_outputs(void)
 }
 
 /* A peer rings them all at once: as many interrupts, and then peace. */
-static void test_vectors_all_at_once(void)
+static void check_vectors_all_at_once(const void *args)
 {
     FakeServer *srv = fake_new();
     QTestState *qts;
@@ -1183,7 +1189,7 @@ static void test_vectors_all_at_once(void)
     for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
         own[i] = fake_script_vector(srv, 5);
     }
-    qts = machine_with_vectors(srv, ARRAY_SIZE(own));
+    qts = machine_with_vectors(srv, ARRAY_SIZE(own), args);
     for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
         interrupt(own[i]);
     }
@@ -1197,6 +1203,11 @@ static void test_vectors_all_at_once(void)
     fake_free(srv);
 }
 
+static void test_vectors_all_at_once(void)
+{
+    check_vectors_all_at_once("");
+}
+
 /* "If it is configured for more, the extra vectors remain unconnected." */
 static void test_vectors_fewer_from_the_server(void)
 {
@@ -1207,7 +1218,7 @@ static void test_vectors_fewer_from_the_server(void)
     fake_script_greeting(srv, 5);
     own[0] = fake_script_vector(srv, 5);
     own[1] = fake_script_vector(srv, 5);
-    qts = machine_with_vectors(srv, 4);
+    qts = machine_with_vectors(srv, 4, "");
     qtest_writel(qts, DOORBELL, doorbell(5, 1));
     wait_interrupt(qts, 1);
     qtest_writel(qts, DOORBELL, doorbell(5, 2));
@@ -1271,7 +1282,7 @@ static void test_vectors_are_outputs(void)
 
         fake_script_greeting(srv, 5);
         fake_script_vector(srv, 5);
-        qts = machine_with_vectors(srv, counts[i]);
+        qts = machine_with_vectors(srv, counts[i], "");
         qtree = qtest_hmp(qts, "info qtree");
         g_assert_nonnull(strstr(strstr(qtree, "dev: ivshmem-flat"), expected));
         ret = get_property(qts, beyond);
@@ -2093,15 +2104,16 @@ static void fake_wait_client(FakeServer *srv)
     g_thread_join(g_steal_pointer(&srv->thread));
 }
 
-static QTestState *reconnecting_machine(FakeServer *srv, const char *errors)
+static QTestState *reconnecting_machine(FakeServer *srv, const char *args,
+                                        const char *errors)
 {
     QTestState *qts;
 
     fake_start(srv);
-    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
+    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 %s "
                       "-machine mps2-an385 -device ivshmem-flat,id=ivs,"
                       "chardev=ivshmem," AT "," WIRED " 2>%s", srv->path,
-                      errors);
+                      args, errors);
     fake_wait_client(srv);
     return qts;
 }
@@ -2128,7 +2140,7 @@ static void test_restart(void)
     fake_script_greeting(srv, 100);
     old_peer = fake_script_vector(srv, PEER_ID);
     fake_script_vector(srv, 100);
-    qts = reconnecting_machine(srv, errors);
+    qts = reconnecting_machine(srv, "", errors);
     qtest_writel(qts, SHMEM, 0x12345678);
     nfds = count_fds(qts);
     nthreads = count_in_proc(qts, "task");
@@ -2172,7 +2184,7 @@ static void test_restart_in_between(void)
     fake_script_greeting(srv, OWN_ID);
     peer = fake_script_vector(srv, PEER_ID);
     fake_script_vector(srv, OWN_ID);
-    qts = reconnecting_machine(srv, errors);
+    qts = reconnecting_machine(srv, "", errors);
     fake_restart(srv);
     wait_connected(qts, false);
     qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 0));
@@ -2213,7 +2225,7 @@ static void test_restart_with_other_memory(void)
 
     fake_script_greeting(srv, 100);
     fake_script_vector(srv, 100);
-    qts = reconnecting_machine(srv, errors);
+    qts = reconnecting_machine(srv, "", errors);
     nfds = count_fds(qts);
     for (unsigned i = 101; i <= 120; i++) {
         qtest_writel(qts, SHMEM, i);
@@ -2246,7 +2258,7 @@ static void test_restart_with_a_bad_greeting(void)
 
     fake_script_greeting(srv, 100);
     fake_script_vector(srv, 100);
-    qts = reconnecting_machine(srv, errors);
+    qts = reconnecting_machine(srv, "", errors);
     qtest_writel(qts, SHMEM, 0x12345678);
     for (unsigned i = 0; i < 3; i++) {
         fake_restart(srv);
@@ -3648,8 +3660,260 @@ static void test_introspection(void)
     running_free(&r);
 }
 
+/*
+ * An iothread takes the interrupts
+ *
+ * Whatever happens to the device in the main loop happens while a peer rings
+ * without a pause, so that the iothread is in the midst of it.
+ */
+
+#define IOTHREAD(poll_max_ns) "-object iothread,id=io,poll-max-ns=" \
+                              #poll_max_ns " -global ivshmem-flat.iothread=io"
+
+typedef struct Traffic {
+    int fd;
+    int stop;
+    GThread *thread;
+} Traffic;
+
+static void *traffic_thread(void *opaque)
+{
+    Traffic *t = opaque;
+
+    while (!qatomic_read(&t->stop)) {
+        interrupt(t->fd);
+    }
+    return NULL;
+}
+
+static Traffic *traffic_new(int fd)
+{
+    Traffic *t = g_new0(Traffic, 1);
+
+    t->fd = fd;
+    t->thread = g_thread_new("traffic", traffic_thread, t);
+    return t;
+}
+
+static void traffic_free(Traffic *t)
+{
+    qatomic_set(&t->stop, 1);
+    g_thread_join(t->thread);
+    g_free(t);
+}
+
+/* It takes an interrupt, from now on. */
+static void check_interrupt_taken(QTestState *qts, int own)
+{
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+    uint64_t before = get_interrupts(qts, 0);
+
+    interrupt(own);
+    while (get_interrupts(qts, 0) == before) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(100);
+    }
+    wait_interrupt(qts, INPUT);
+}
+
+static QTestState *iothread_machine(FakeServer *srv, const char *args,
+                                    const char *options)
+{
+    QTestState *qts;
+
+    fake_start(srv);
+    qts = machine(srv->path, "%s -machine mps2-an385 -device ivshmem-flat,"
+                  "id=ivs,chardev=ivshmem," AT "," WIRED "%s", args, options);
+    fake_join(srv);
+    return qts;
+}
+
+static void test_iothread_restart(const void *args)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+    unsigned nfds;
+    QTestState *qts;
+    int own;
+
+    fake_script_greeting(srv, 100);
+    own = fake_script_vector(srv, 100);
+    qts = reconnecting_machine(srv, args, errors);
+    check_interrupt_taken(qts, own);
+    nfds = count_fds(qts);
+    for (unsigned i = 101; i <= 120; i++) {
+        Traffic *t = traffic_new(own);
+
+        fake_restart(srv);
+        fake_script_greeting(srv, i);
+        own = fake_script_vector(srv, i);
+        fake_start(srv);
+        fake_wait_client(srv);
+        wait_id(qts, i);
+        traffic_free(t);
+        check_interrupt_taken(qts, own);
+    }
+    /* The iothread closes what it served in its own time. */
+    while (count_fds(qts) != nfds) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(100);
+    }
+    qtest_quit(qts);
+    unlink(errors);
+    fake_free(srv);
+}
+
+static void test_iothread_reset(const void *args)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    Traffic *t;
+    int own;
+
+    fake_script_greeting(srv, OWN_ID);
+    own = fake_script_vector(srv, OWN_ID);
+    qts = iothread_machine(srv, args, "");
+    t = traffic_new(own);
+    for (unsigned i = 0; i < 20; i++) {
+        wait_interrupt(qts, INPUT);
+        qtest_system_reset(qts);
+    }
+    traffic_free(t);
+    check_interrupt_taken(qts, own);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* The level is raised in one thread and lowered in another. */
+static void test_iothread_revision_0(const void *args)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int own;
+
+    fake_script_greeting(srv, OWN_ID);
+    own = fake_script_vector(srv, OWN_ID);
+    qts = iothread_machine(srv, args, ",revision=0");
+    qtest_writel(qts, INTRMASK, 1);
+    for (unsigned i = 0; i < 100; i++) {
+        interrupt(own);
+        wait_pending(qts, INPUT);
+        g_assert_cmphex(qtest_readl(qts, INTRSTATUS), ==, 1);
+        wait_interrupt(qts, INPUT);
+        g_assert_false(pending(qts, INPUT));
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+static void test_iothread_hostile_server(const void *args)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    Traffic *t;
+    int own, peer;
+
+    fake_script_greeting(srv, OWN_ID);
+    peer = fake_script_vector(srv, PEER_ID);
+    own = fake_script_vector(srv, OWN_ID);
+    qts = iothread_machine(srv, args, " 2>/dev/null");
+    t = traffic_new(own);
+    for (unsigned i = 0; i < 100; i++) {
+        fake_send_gone(srv, OWN_ID);
+        fake_send_fd(srv, OWN_ID, own);
+        fake_send_fd(srv, OWN_ID, srv->shm);
+        fake_send_fd(srv, -1, srv->shm);
+        fake_send_gone(srv, PEER_ID);
+        fake_send_fd(srv, PEER_ID, peer);
+        fake_send_gone(srv, -2);
+    }
+    fake_sync(srv, qts);
+    traffic_free(t);
+    check_interrupt_taken(qts, own);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+static void test_iothread_unrealize(const void *args)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    Traffic *t;
+    int own;
+
+    fake_script_greeting(srv, OWN_ID);
+    own = fake_script_vector(srv, OWN_ID);
+    qts = iothread_machine(srv, args, "");
+    t = traffic_new(own);
+    wait_interrupt(qts, INPUT);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'qom-set', 'arguments': "
+                             "{ 'path': '/machine/peripheral/ivs', "
+                             "'property': 'realized', 'value': false } }");
+    qtest_writel(qts, NVIC_ICPR, BIT(INPUT));
+    g_assert_false(pending(qts, INPUT));
+    g_assert_cmphex(qtest_readl(qts, IVPOSITION), ==, 0);
+    traffic_free(t);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+static void test_iothread_quit(const void *args)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    Traffic *t;
+    int own;
+
+    fake_script_greeting(srv, OWN_ID);
+    own = fake_script_vector(srv, OWN_ID);
+    qts = iothread_machine(srv, args, "");
+    t = traffic_new(own);
+    wait_interrupt(qts, INPUT);
+    qtest_quit(qts);
+    traffic_free(t);
+    fake_free(srv);
+}
+
+/* The device holds on to its iothread. */
+static void test_iothread_deleted(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int own;
+
+    fake_script_greeting(srv, OWN_ID);
+    own = fake_script_vector(srv, OWN_ID);
+    qts = iothread_machine(srv, IOTHREAD(32768), "");
+    qtest_qmp_assert_success(qts, "{ 'execute': 'object-del', 'arguments': "
+                             "{ 'id': 'io' } }");
+    check_interrupt_taken(qts, own);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+static void test_property_iothread(void)
+{
+    FakeServer *srv = fake_new();
+
+    fake_script_greeting(srv, OWN_ID);
+    assert_refused("Device 'io' not found",
+                   "-chardev socket,id=ivshmem,path=%s -machine mps2-an385 "
+                   "-device ivshmem-flat,chardev=ivshmem,iothread=io," AT,
+                   srv->path);
+    fake_free(srv);
+}
+
 int main(int argc, char **argv)
 {
+    static const struct {
+        const char *name;
+        const char *args;
+    } iothreads[] = {
+        { "iothread", IOTHREAD(0) },
+        { "polling-iothread", IOTHREAD(32768) },
+    };
+
     g_test_init(&argc, &argv, NULL);
     if (!qtest_has_device("ivshmem-flat") ||
         !qtest_has_machine("mps2-an385-ivshmem")) {
@@ -3738,6 +4002,8 @@ int main(int argc, char **argv)
                    test_property_shmem_size);
     qtest_add_func("/ivshmem-flat/properties/x-irq-qompath",
                    test_property_irq_qompath);
+    qtest_add_func("/ivshmem-flat/properties/iothread",
+                   test_property_iothread);
     qtest_add_func("/ivshmem-flat/properties/help", test_help);
 
     qtest_add_func("/ivshmem-flat/two-devices/on-one-server",
@@ -3863,6 +4129,29 @@ int main(int argc, char **argv)
     qtest_add_func("/ivshmem-flat/life/hotplug-is-refused",
                    test_hotplug_is_refused);
     qtest_add_func("/ivshmem-flat/life/introspection", test_introspection);
+
+    for (unsigned i = 0; i < ARRAY_SIZE(iothreads); i++) {
+        static const struct {
+            const char *name;
+            void (*test)(const void *args);
+        } tests[] = {
+            { "vectors-all-at-once", check_vectors_all_at_once },
+            { "restart", test_iothread_restart },
+            { "reset", test_iothread_reset },
+            { "revision-0", test_iothread_revision_0 },
+            { "hostile-server", test_iothread_hostile_server },
+            { "unrealize", test_iothread_unrealize },
+            { "quit", test_iothread_quit },
+        };
+
+        for (unsigned j = 0; j < ARRAY_SIZE(tests); j++) {
+            g_autofree char *path = g_strdup_printf(
+                "/ivshmem-flat/%s/%s", iothreads[i].name, tests[j].name);
+
+            qtest_add_data_func(path, iothreads[i].args, tests[j].test);
+        }
+    }
+    qtest_add_func("/ivshmem-flat/iothread/deleted", test_iothread_deleted);
 
     return g_test_run();
 }

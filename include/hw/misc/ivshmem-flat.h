@@ -24,6 +24,8 @@
  *  + QOM property "revision": device revision, as in the specification: 1 or,
  *    with one vector only, 0
  *  + QOM property "master": whether the shared memory's content migrates
+ *  + QOM link "iothread": the IOThread that takes the interrupts of peers;
+ *    unset: the main loop
  *  + QOM properties "id", "connected", "peers", "doorbells-sent",
  *    "doorbells-dropped", "interrupts": to look in, read-only
  *  + sysbus MMIO region 0: the registers, 256 bytes, as the PCI device's BAR 0
@@ -40,11 +42,12 @@
 
 #include "hw/sysbus.h"
 #include "hw/misc/ivshmem-flat-compat.h"
+#include "block/aio.h"
 #include "chardev/char-fe.h"
-#include "qemu/event_notifier.h"
 #include "qemu/notify.h"
 #include "qemu/timer.h"
 #include "qom/object.h"
+#include "system/iothread.h"
 
 #define TYPE_IVSHMEM_FLAT "ivshmem-flat"
 OBJECT_DECLARE_SIMPLE_TYPE(IvshmemFlat, IVSHMEM_FLAT)
@@ -111,15 +114,28 @@ typedef struct IvshmemFlatPeer {
 } IvshmemFlatPeer;
 
 /**
- * IvshmemFlatVector: one of the device's own vectors
- * @s: the device
+ * IvshmemFlatReceiver: where the interrupts of one own vector come in
  * @eventfd: what a peer writes to interrupt us; owned
+ * @vector: the vector
+ * @s: the device; NULL once it is not interested any more; under the BQL
+ *
+ * The thread that serves it frees it: that may be busy with it when the device
+ * forgets it.
+ */
+typedef struct IvshmemFlatReceiver {
+    int eventfd;
+    unsigned vector;
+    IvshmemFlat *s;
+} IvshmemFlatReceiver;
+
+/**
+ * IvshmemFlatVector: one of the device's own vectors
+ * @receiver: there is one if the server has given us this vector
  * @wired: its output goes somewhere; known when the machine is done
  * @interrupts: how many it has taken
  */
 typedef struct IvshmemFlatVector {
-    IvshmemFlat *s;
-    EventNotifier eventfd;
+    IvshmemFlatReceiver *receiver;
     bool wired;
     uint64_t interrupts;
 } IvshmemFlatVector;
@@ -148,6 +164,7 @@ struct IvshmemFlat {
     uint32_t vectors;
     uint32_t revision;
     OnOffAuto master;
+    IOThread *iothread;             /* NULL: the main loop */
 
     /* wiring */
     MemoryRegion iomem;
@@ -155,6 +172,7 @@ struct IvshmemFlat {
     IvshmemFlatMemory *memory;      /* NULL: the server has sent none yet */
     qemu_irq irq[IVSHMEM_FLAT_MAX_VECTORS];
     bool interrupts;                /* an output is wired */
+    AioContext *ctx;                /* serves the own eventfds */
     Notifier machine_done;
 
     Error *migration_blocker;
