@@ -49,6 +49,7 @@
 #include "hw/registerfields.h"
 #include "io/task.h"
 #include "migration/blocker.h"
+#include "migration/misc.h"
 #include "migration/vmstate.h"
 #include "system/iothread.h"
 #include "system/replay.h"
@@ -581,10 +582,19 @@ static bool ivshmem_flat_map_shmem(IvshmemFlat *s, int fd, Error **errp)
     /* unique, and the same when the same machine is started again */
     g_autofree char *name = g_strconcat("ivshmem-flat:", path, NULL);
     IvshmemFlatMemory *old = s->memory, *new;
+    /* until realize is over, that is ivshmem_flat_decide_master()'s */
+    bool migrates = DEVICE(s)->realized && s->master == ON_OFF_AUTO_ON;
 
     if (old && ivshmem_flat_same_file(fd, memory_region_get_fd(&old->ram))) {
         close(fd);
         return true;
+    }
+    if (migrates && (migration_is_running() ||
+                     runstate_check(RUN_STATE_INMIGRATE))) {
+        error_setg(errp, "server sent other shared memory during a migration, "
+                   "expected the same");
+        close(fd);
+        return false;
     }
     new = IVSHMEM_FLAT_MEMORY(object_new(TYPE_IVSHMEM_FLAT_MEMORY));
     if (!ivshmem_flat_check_places(s, errp) ||
@@ -597,7 +607,7 @@ static bool ivshmem_flat_map_shmem(IvshmemFlat *s, int fd, Error **errp)
     }
     memory_region_transaction_begin();
     ivshmem_flat_unmap_shmem(s);
-    if (DEVICE(s)->realized && s->master == ON_OFF_AUTO_ON) {
+    if (migrates) {
         vmstate_register_ram(&new->ram, DEVICE(s));
     }
     memory_region_set_size(&s->shmem, s->shmem_size);

@@ -2442,23 +2442,28 @@ static QTestState *migrating_machine(const char *path, const char *args)
                    "id=ivs,chardev=ivshmem," AT "," WIRED "%s", args);
 }
 
-static void migrate(QTestState *qts, const char *uri)
+static void wait_migration(QTestState *qts, const char *expected)
 {
     gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
-    bool done = false;
+    bool reached = false;
 
-    qtest_qmp_assert_success(qts, "{ 'execute': 'migrate', "
-                             "'arguments': { 'uri': %s } }", uri);
-    while (!done) {
+    while (!reached) {
         QDict *ret = qtest_qmp(qts, "{ 'execute': 'query-migrate' }");
         const char *status = qdict_get_try_str(qdict_get_qdict(ret, "return"),
                                                "status");
 
         g_assert_cmpstr(status ?: "", !=, "failed");
-        done = !g_strcmp0(status, "completed");
+        reached = !g_strcmp0(status, expected);
         qobject_unref(ret);
         g_assert_cmpint(g_get_monotonic_time(), <, deadline);
     }
+}
+
+static void migrate(QTestState *qts, const char *uri)
+{
+    qtest_qmp_assert_success(qts, "{ 'execute': 'migrate', "
+                             "'arguments': { 'uri': %s } }", uri);
+    wait_migration(qts, "completed");
 }
 
 static void wait_running(QTestState *qts)
@@ -2636,6 +2641,53 @@ static void test_migration_without_servers(void)
         qtest_quit(qts[i]);
         server_free(servers[i]);
     }
+}
+
+/* Memory that is under way is not replaced: that waits for the end. */
+static void test_migration_while_the_server_restarts(void)
+{
+    FakeServer *srv = fake_new();
+    FakeServer *nobody = fake_new(); /* never reads, and so never ends it */
+    g_autofree char *uri = g_strconcat("unix:", nobody->path, NULL);
+    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    QTestState *qts;
+
+    fake_script_greeting(srv, 0);
+    fake_script_vector(srv, 0);
+    fake_start(srv);
+    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
+                      "-machine mps2-an385 -device ivshmem-flat,id=ivs,"
+                      "master=on,chardev=ivshmem," AT "," WIRED " 2>%s",
+                      srv->path, errors);
+    fake_wait_client(srv);
+    qtest_memset(qts, SHMEM, 0x55, SHMEM_SIZE); /* more than a socket takes */
+    qtest_qmp_assert_success(qts, "{ 'execute': 'migrate', "
+                             "'arguments': { 'uri': %s } }", uri);
+    wait_migration(qts, "active");
+
+    srv->shm = fake_memory(srv, SHMEM_SIZE);
+    for (unsigned i = 0; i < 3; i++) {
+        fake_restart(srv);
+        fake_script_greeting(srv, 1);
+        fake_script_vector(srv, 1);
+        fake_start(srv);
+        fake_wait_client(srv);
+    }
+    g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x55555555);
+    qtest_qmp_assert_success(qts, "{ 'execute': 'migrate_cancel' }");
+    wait_migration(qts, "cancelled");
+    fake_restart(srv);
+    fake_script_greeting(srv, 2);
+    fake_script_vector(srv, 2);
+    fake_start(srv);
+    fake_wait_client(srv);
+    wait_id(qts, 2);
+    g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0);
+    g_assert_cmpint(count_lines(errors, "during a migration"), ==, 1);
+    qtest_quit(qts);
+    unlink(errors);
+    fake_free(nobody);
+    fake_free(srv);
 }
 
 static void test_snapshot(void)
@@ -4059,6 +4111,8 @@ int main(int argc, char **argv)
                    test_migration_between_machines);
     qtest_add_func("/ivshmem-flat/migration/without-servers",
                    test_migration_without_servers);
+    qtest_add_func("/ivshmem-flat/migration/while-the-server-restarts",
+                   test_migration_while_the_server_restarts);
     qtest_add_func("/ivshmem-flat/migration/snapshot", test_snapshot);
     qtest_add_func("/ivshmem-flat/migration/snapshot-without-master",
                    test_snapshot_without_master);
