@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A server that ends and comes back, many times, under machines that run on.
 
-Two machines exchange messages, and the server is killed and started again.
+Two machines exchange messages, one of them has an IOThread take its
+interrupts, and the server is killed and started again.
 Each time both must connect, and go on with their exchange. In the end QEMU
 must have as many file descriptors and threads as before, and as much memory.
 
@@ -52,11 +53,15 @@ class Restart(unittest.TestCase):
                      FIRMWARE):
             self.assertTrue(path.exists(), f'{path} is missing')
 
-    def start_machine(self, lab, slot):
+    def start_machine(self, lab, slot, iothread):
         machine = lab.start(f'machine {slot}', [
             *cortex_m(BIN / 'qemu-system-arm', lab.socket_path,
                       words=f'messages={FOR_EVER} slot={slot} tick=100',
-                      reconnect_ms=20), '-trace', 'ivshmem_flat_greeting'])
+                      on_board=not iothread, reconnect_ms=20),
+            '-trace', 'ivshmem_flat_greeting',
+            *(['-object', 'iothread,id=thread',
+               '-global', 'ivshmem-flat.iothread=thread']
+              if iothread else [])])
         lab.wait_for_line(machine, f'id {slot}, slot {slot}')
         return machine
 
@@ -88,7 +93,8 @@ class Restart(unittest.TestCase):
         with Lab(DEADLINE) as lab:
             command = lab.server_command(BIN, restarts=True)
             server = lab.start_server(command)
-            machines = [self.start_machine(lab, slot) for slot in (0, 1)]
+            machines = [self.start_machine(lab, slot, iothread)
+                        for slot, iothread in ((0, False), (1, True))]
             with open(lab.named_memory(), 'rb') as file, \
                     mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
                 self.wait_for_messages(lab, machines, memory)
