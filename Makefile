@@ -30,7 +30,7 @@ MAKEFLAGS += --no-print-directory
 help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | \
 		while read -r target text; do \
-			printf '  make %-10s %s\n' "$$target" "$$text"; done
+			printf '  make %-12s %s\n' "$$target" "$$text"; done
 	@echo 'With QEMU=10.2, or QEMU_SRC=DIR for a tree of yours; else QEMU 10.0.'
 
 demo: qemu firmware ## build what is missing, run two machines that ring each other
@@ -84,11 +84,18 @@ apply: ## lay the overlay over QEMU_SRC=DIR, and say what changed
 
 patches: ## write the series of patches for upstream into build/patches
 	@tools/deps qemu series
-	@test -d '$(PRISTINE)' || tools/fetch-qemu '$(QEMU)' '$(PRISTINE)'
+	@test -n '$(QEMU_SRC)' || test -d '$(PRISTINE)' || \
+		tools/fetch-qemu '$(QEMU)' '$(PRISTINE)'
 	@tools/patches $(if $(ANY_VERSION),--any-version) '$(PRISTINE)' '$(SERIES)'
+
+docs: FLAVOUR = docs
+docs: ## build QEMU's documentation, warnings are errors; see build/docs
+	@tools/deps qemu docs
+	@tools/build-qemu
+	@ln -sfn '$(BUILD)/obj/docs/manual' build/docs
 
 clean: ## remove all that was built, but not what was downloaded
 	rm -rf build
 
 .PHONY: help demo demo-linux check check-all stress coverage fuzz deps linux \
-	 qemu firmware apply patches clean
+	 qemu firmware apply patches docs clean
