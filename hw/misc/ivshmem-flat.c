@@ -673,8 +673,9 @@ static void ivshmem_flat_greeting(IvshmemFlat *s, int64_t value, int fd,
 }
 
 /*
- * The greeting of a server that has come back went wrong: report it once, the
- * chardev will try again. At start-up this is realize's business.
+ * The greeting of a server that has come back went wrong, or a server ended
+ * in its greeting: report it once, the chardev will try again. All else at
+ * start-up is realize's business.
  */
 static void ivshmem_flat_greeting_failed(IvshmemFlat *s)
 {
@@ -978,12 +979,13 @@ static void ivshmem_flat_disconnected(IvshmemFlat *s)
         }
         return;
     default:
-        if (!s->greeting_error) {
-            error_setg(&s->greeting_error, "server closed the connection "
-                       "after %" PRIu64 " bytes, expected %s", s->received,
-                       ivshmem_flat_expected(s->phase));
+        if (s->greeting_error) { /* realize is about to report it */
+            return;
         }
-        if (DEVICE(s)->realized) {
+        error_setg(&s->greeting_error, "server closed the connection after %"
+                   PRIu64 " bytes, expected %s", s->received,
+                   ivshmem_flat_expected(s->phase));
+        if (DEVICE(s)->realized || ivshmem_flat_reconnects(s)) {
             ivshmem_flat_greeting_failed(s);
         }
         return;
@@ -1095,8 +1097,10 @@ static bool ivshmem_flat_wait_for_server(IvshmemFlat *s, GMainContext *context,
         error_setg(errp, "chardev '%s' is not connected", chr->label);
         return false;
     }
-    info_report("ivshmem-flat: waiting for a server at chardev '%s'",
-                chr->label);
+    if (!(s->reported & BIT(BAD_GREETING))) { /* or it said so then */
+        info_report("ivshmem-flat: waiting for a server at chardev '%s'",
+                    chr->label);
+    }
     while (s->phase == IVSHMEM_FLAT_DISCONNECTED) {
         g_main_context_iteration(context, true);
     }

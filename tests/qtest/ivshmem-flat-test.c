@@ -2349,8 +2349,11 @@ static void test_restart_of_the_real_server(void)
     server_free(srv);
 }
 
-/* A server that ends right behind its greeting is waited for at start, too. */
-static void test_restart_at_start(void)
+/*
+ * A server that ends in its greeting, after @said of its three messages, or
+ * right behind it, is waited for at start, too.
+ */
+static void check_restart_at_start(unsigned said)
 {
     FakeServer *srv = fake_new();
     g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
@@ -2362,7 +2365,7 @@ static void test_restart_at_start(void)
         fake_script_greeting(srv, 100);
         srv->conn = accept4(srv->listener, NULL, NULL, SOCK_CLOEXEC);
         close(srv->listener);
-        for (unsigned i = 0; i < srv->script->len; i++) {
+        for (unsigned i = 0; i < said; i++) {
             fake_transmit(srv->conn, &g_array_index(srv->script, Message, i));
         }
         _exit(rename(next->path, srv->path));
@@ -2379,10 +2382,19 @@ static void test_restart_at_start(void)
     fake_wait_client(next);
     g_assert_cmpint(waitpid(child, NULL, 0), ==, child);
     g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 101);
+    g_assert_cmpint(count_lines(errors, "server closed the connection"), ==,
+                    said < 3);
     qtest_quit(qts);
     unlink(errors);
     fake_free(next);
     fake_free(srv);
+}
+
+static void test_restart_at_start(void)
+{
+    for (unsigned said = 0; said <= 3; said++) {
+        check_restart_at_start(said);
+    }
 }
 
 /* QEMU first, the server later: QEMU waits, and says so once. */
