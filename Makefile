@@ -51,6 +51,10 @@ stress: qemu firmware linux ## start machines STARTS=200 times, the server RESTA
 	@RESTARTS=$(RESTARTS) tests/restart_test.py -v
 	@STARTS=$(STARTS) tests/lost_doorbell_test.py -v
 
+bench: qemu firmware ## measure what doorbells and shared memory cost
+	@tools/deps bench
+	@tools/bench
+
 coverage: ## run all tests under sanitizers, show what they execute of our C
 	@$(MAKE) check FLAVOUR=sanitize
 
@@ -97,5 +101,5 @@ docs: ## build QEMU's documentation, warnings are errors; see build/docs
 clean: ## remove all that was built, but not what was downloaded
 	rm -rf build
 
-.PHONY: help demo demo-linux check check-all stress coverage fuzz deps linux \
-	 qemu firmware apply patches docs clean
+.PHONY: help demo demo-linux check check-all stress bench coverage fuzz deps \
+	 qemu firmware linux apply patches docs clean

@@ -13,6 +13,9 @@
 /* UART 0, a CMSDK APB UART */
 #define BOARD_UART 0x40004000u
 
+/* timer 0, a CMSDK APB timer that runs at BOARD_CLOCK_HZ */
+#define BOARD_TIMER 0x40000000u
+
 /*
  * ivshmem-flat: where the machines mps2-*-ivshmem have it on board, and where
  * tools/demo puts it with -device

@@ -1,0 +1,305 @@
+/*
+ * Firmware of the benchmark: does the jobs of ../bench.h
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "bench.h"
+#include "board.h"
+#include "console.h"
+#include "cortex_m.h"
+#include "ivshmem_flat.h"
+#include "ivshmem_msg.h"
+
+/* The benchmark's own id. */
+#define HOST 0
+
+/* CMSDK timer (Arm DDI 0479, "APB timer"): counts down, at BENCH_HZ */
+#define TIMER_CTRL CORTEX_M_REGISTER(BOARD_TIMER + 0x00)
+#define TIMER_CTRL_ENABLE 1u
+#define TIMER_VALUE CORTEX_M_REGISTER(BOARD_TIMER + 0x04)
+#define TIMER_RELOAD CORTEX_M_REGISTER(BOARD_TIMER + 0x08)
+
+_Static_assert(BENCH_HZ == BOARD_CLOCK_HZ, "the timer has the core's clock");
+
+static const unsigned inputs[] = BOARD_IVSHMEM_INPUTS;
+static struct ivshmem_flat ivshmem;
+static struct bench_block *blocks = (void *)BOARD_IVSHMEM_MEMORY;
+static struct bench_block *own;
+static volatile bool rung;
+
+static struct ivshmem_msg msg;
+static uint8_t payload[64 << 10];
+
+void interrupt(unsigned input)
+{
+    (void)input;        /* none but the device's is enabled */
+    ivshmem_flat_interrupt(&ivshmem, 0);
+    rung = true;
+}
+
+static uint32_t load(const uint32_t *word)
+{
+    return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+static void store(uint32_t *word, uint32_t value)
+{
+    __atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+
+static void ring(uint32_t peer)
+{
+    ivshmem_flat_ring(&ivshmem, peer, 0);
+}
+
+/* An interrupt may also be the one that gave us the job: look at the round. */
+static void wait_round(uint32_t round)
+{
+    for (;;) {
+        rung = false;
+        if (load(&own->round) == round) {
+            return;
+        }
+        switch (own->wait) {
+        case BENCH_WAIT_WFI:
+            sleep_unless(&rung);
+            break;
+        case BENCH_WAIT_SPIN:
+            while (!rung) {
+            }
+            break;
+        default:
+            break;
+        }
+    }
+}
+
+static void next_round(uint32_t round)
+{
+    store(&blocks[own->peer].round, round);
+    if (own->wait != BENCH_WAIT_MEMORY) {
+        ring(own->peer);
+    }
+}
+
+static void ping(void)
+{
+    uint32_t round;
+
+    for (round = 1; round <= own->count; round++) {
+        next_round(round);
+        wait_round(round);
+    }
+    store(&own->round, 0);
+}
+
+static void pong(void)
+{
+    uint32_t round;
+
+    for (round = 1; round <= own->count; round++) {
+        wait_round(round);
+        next_round(round);
+    }
+    store(&own->round, 0);
+}
+
+/* Both loops are the same but for what they store, and where. */
+static void store_register(unsigned offset, uint32_t value)
+{
+    volatile uint32_t *reg = &ivshmem.registers[offset / 4];
+    uint32_t i;
+
+    for (i = 0; i < own->count; i++) {
+        *reg = value;
+    }
+}
+
+static void copy(volatile uint32_t *to, const volatile uint32_t *from,
+                 uint32_t words)
+{
+    uint32_t i;
+
+    for (i = 0; i < words; i++) {
+        to[i] = from[i];
+    }
+}
+
+static void fill(volatile uint32_t *to, uint32_t words)
+{
+    uint32_t i;
+
+    for (i = 0; i < words; i++) {
+        to[i] = i;
+    }
+}
+
+/* Load and store words in no order; @words is a power of two. */
+static void touch(volatile uint32_t *memory, uint32_t words)
+{
+    uint32_t i, at = 1;
+
+    for (i = 0; i < words; i++) {
+        at = at * 1664525 + 1013904223;     /* Numerical Recipes */
+        memory[at >> 8 & (words - 1)]++;
+    }
+}
+
+/* Copies from the first half to the second. */
+static void use_memory(void)
+{
+    volatile uint32_t *memory = (volatile uint32_t *)own->address;
+    uint32_t words = own->size / 4;
+    uint32_t i;
+
+    for (i = 0; i < own->count; i++) {
+        switch (own->job) {
+        case BENCH_COPY:
+            copy(memory + words / 2, memory, words / 2);
+            break;
+        case BENCH_FILL:
+            fill(memory, words);
+            break;
+        default:
+            touch(memory, words);
+            break;
+        }
+    }
+}
+
+static void ring_peers(void)
+{
+    int32_t peer;
+
+    while ((peer = ivshmem_msg_doorbell(&msg)) >= 0) {
+        ring((uint32_t)peer);
+    }
+}
+
+/* Returns the slot of our peer, once it is linked. */
+static unsigned link_up(unsigned slot)
+{
+    ivshmem_msg_open(&msg, (uint8_t *)blocks + BENCH_MESSAGES,
+                     BOARD_IVSHMEM_MEMORY_SIZE - BENCH_MESSAGES, 2, (int)slot,
+                     ivshmem_flat_id(&ivshmem));
+    for (;;) {
+        rung = false;
+        ivshmem_msg_poll(&msg);
+        ring_peers();
+        if (msg.peer[1 - slot].state == IVSHMEM_MSG_LINKED) {
+            return 1 - slot;
+        }
+        sleep_unless(&rung);
+    }
+}
+
+static void send(void)
+{
+    unsigned to = link_up(0);
+    uint32_t start = TIMER_VALUE;
+    uint32_t i;
+
+    for (i = 1; i <= own->count; i++) {
+        for (;;) {
+            rung = false;
+            if (ivshmem_msg_send(&msg, to, 0, payload, own->size) !=
+                IVSHMEM_MSG_FULL) {
+                break;
+            }
+            ring_peers();
+            sleep_unless(&rung);
+        }
+        if (i % own->batch == 0) {
+            ring_peers();
+        }
+    }
+    ring_peers();
+    wait_round(own->count);
+    own->ticks = start - TIMER_VALUE;
+    store(&own->round, 0);
+}
+
+/* Tells the sender in the end; result: how many were good. */
+static void receive(void)
+{
+    unsigned from = link_up(1);
+    struct ivshmem_msg_header header;
+    uint32_t came = 0, good = 0;
+
+    while (came < own->count) {
+        int32_t length;
+
+        rung = false;
+        length = ivshmem_msg_receive(&msg, from, &header, payload,
+                                     sizeof(payload));
+        ring_peers();
+        if (length == IVSHMEM_MSG_EMPTY) {
+            sleep_unless(&rung);
+        } else {
+            good += length == (int32_t)own->size && header.sequence == came;
+            came++;
+        }
+    }
+    own->result = good;
+    next_round(own->count);
+}
+
+static void do_job(void)
+{
+    uint32_t start = TIMER_VALUE;
+
+    switch (own->job) {
+    case BENCH_PING:
+        ping();
+        break;
+    case BENCH_PONG:
+        pong();
+        break;
+    case BENCH_DOORBELL:
+        store_register(IVSHMEM_FLAT_DOORBELL, own->peer << 16);
+        break;
+    case BENCH_REGISTER:
+        store_register(IVSHMEM_FLAT_INTRMASK, own->peer << 16);
+        break;
+    case BENCH_INTERRUPTS:
+        own->result = ivshmem.vector[0].interrupts;
+        break;
+    case BENCH_SEND:
+        send();
+        return;
+    case BENCH_RECEIVE:
+        receive();
+        break;
+    default:
+        use_memory();
+        break;
+    }
+    own->ticks = start - TIMER_VALUE;
+}
+
+int main(void)
+{
+    uint32_t done = 0;
+
+    ivshmem_flat_init(&ivshmem, BOARD_IVSHMEM_REGISTERS);
+    ring(HOST);         /* for who measures how long it took to come here */
+    TIMER_RELOAD = UINT32_MAX;
+    TIMER_CTRL = TIMER_CTRL_ENABLE;
+    nvic_enable(inputs[0]);
+    own = &blocks[ivshmem_flat_id(&ivshmem)];
+
+    for (;;) {
+        rung = false;
+        if (load(&own->number) == done) {
+            sleep_unless(&rung);
+            continue;
+        }
+        done = own->number;
+        do_job();
+        store(&own->done, done);
+        ring(HOST);
+    }
+}
