@@ -40,16 +40,33 @@ static Object *mps2_ivshmem_device(Object *machine)
     return object_resolve_path_component(machine, "ivshmem");
 }
 
+static char *mps2_ivshmem_get(Object *machine, const char *property,
+                              Error **errp)
+{
+    Object *dev = mps2_ivshmem_device(machine);
+
+    return dev ? object_property_get_str(dev, property, errp) : g_strdup("");
+}
+
 static char *mps2_ivshmem_get_chardev(Object *obj, Error **errp)
 {
-    Object *dev = mps2_ivshmem_device(obj);
-
-    return dev ? object_property_get_str(dev, "chardev", errp) : g_strdup("");
+    return mps2_ivshmem_get(obj, "chardev", errp);
 }
 
 static void mps2_ivshmem_set_chardev(Object *obj, const char *id, Error **errp)
 {
     object_property_set_str(mps2_ivshmem_device(obj), "chardev", id, errp);
+}
+
+static char *mps2_ivshmem_get_iothread(Object *obj, Error **errp)
+{
+    return mps2_ivshmem_get(obj, "iothread", errp);
+}
+
+static void mps2_ivshmem_set_iothread(Object *obj, const char *id,
+                                      Error **errp)
+{
+    object_property_set_str(mps2_ivshmem_device(obj), "iothread", id, errp);
 }
 
 static void mps2_ivshmem_init(MachineState *machine)
@@ -98,6 +115,11 @@ static void mps2_ivshmem_class_init(ObjectClass *oc,
                                   mps2_ivshmem_set_chardev);
     object_class_property_set_description(oc, "ivshmem-chardev",
         "ID of the socket chardev that connects to an ivshmem server");
+    object_class_property_add_str(oc, "ivshmem-iothread",
+                                  mps2_ivshmem_get_iothread,
+                                  mps2_ivshmem_set_iothread);
+    object_class_property_set_description(oc, "ivshmem-iothread",
+        "ID of the IOThread that takes the interrupts of peers");
 }
 
 #define MPS2_IVSHMEM(board) \

@@ -2030,6 +2030,30 @@ static void test_board_vectors(const void *board)
     fake_free(srv);
 }
 
+static void test_board_iothread(const void *board)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    QDict *ret;
+    int own;
+
+    fake_script_greeting(srv, 5);
+    own = fake_script_vector(srv, 5);
+    fake_start(srv);
+    qts = machine(srv->path, "-object iothread,id=io -machine %s,"
+                  "ivshmem-chardev=ivshmem,ivshmem-iothread=io",
+                  (const char *)board);
+    fake_join(srv);
+    ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
+                    "'/machine', 'property': 'ivshmem-iothread' } }");
+    g_assert_cmpstr(qdict_get_str(ret, "return"), ==, "/objects/io");
+    qobject_unref(ret);
+    interrupt(own);
+    wait_interrupt(qts, INPUT);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 /* Without ivshmem-chardev it is the plain board. */
 static void test_board_bare(const void *board)
 {
@@ -2063,6 +2087,7 @@ static void test_board_help(const void *board)
     Output out = run_qemu(NULL, "-machine %s,help", (const char *)board);
 
     g_assert_nonnull(strstr(out.text, "ivshmem-chardev=<string>"));
+    g_assert_nonnull(strstr(out.text, "ivshmem-iothread=<string>"));
     g_assert_cmpint(out.status, ==, 0);
     output_free(out);
 }
@@ -4084,6 +4109,7 @@ int main(int argc, char **argv)
         } tests[] = {
             { "works", test_board },
             { "vectors", test_board_vectors },
+            { "iothread", test_board_iothread },
             { "starts-bare", test_board_bare },
             { "refuses", test_board_refuses },
             { "help", test_board_help },
