@@ -62,7 +62,7 @@ fuzz: FLAVOUR = sanitize
 fuzz: ## run both fuzzers, each for SECONDS=60
 	@tools/deps qemu sanitize
 	@tools/build-qemu
-	@tools/fuzz $(SECONDS)
+	@tools/fuzz --seconds=$(SECONDS)
 
 deps: ## install the Debian packages that are missing
 	@tools/deps qemu firmware linux check

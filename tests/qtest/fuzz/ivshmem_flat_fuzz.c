@@ -49,6 +49,7 @@
 #include "hw/sysbus.h"
 #include "io/channel-socket.h"
 #include "qom/qom-qobject.h"
+#include "system/iothread.h"
 #include "tests/qtest/libqtest.h"
 #include "fuzz.h"
 
@@ -158,6 +159,7 @@ typedef struct Run {
     OnOffAuto master;
     bool placed;                /* where no other device is */
     bool reconnects;
+    bool in_iothread;           /* its own eventfds are served there */
 
     /* the server's side of the connection */
     int conn;
@@ -186,6 +188,7 @@ typedef struct Run {
 static Thing things[NUM_THINGS];
 static Slot slots[SLOTS];
 static qemu_irq *irqs;
+static IOThread *iothread;
 static unsigned pulses[MAX_VECTORS];
 static int level;               /* of output 0 */
 static bool never_sleep;
@@ -820,6 +823,31 @@ static void check_slots(Run *r)
     check_level(r);
 }
 
+static void set_event(void *event)
+{
+    qemu_event_set(event);
+}
+
+/*
+ * Let the IOThread do all it has to do. Each time that it turns it polls, runs
+ * bottom halves, then handlers: during the first of these it may have polled
+ * already, and in the second it has yet to run handlers.
+ */
+static void wait_for_iothread(void)
+{
+    for (unsigned i = 0; i < 3; i++) {
+        QemuEvent event;
+
+        qemu_event_init(&event, false);
+        aio_bh_schedule_oneshot(iothread_get_aio_context(iothread), set_event,
+                                &event);
+        bql_unlock();
+        qemu_event_wait(&event);
+        bql_lock();
+        qemu_event_destroy(&event);
+    }
+}
+
 /* Let the device do all it has to do, then compare. */
 static void poll_device(Run *r)
 {
@@ -832,6 +860,9 @@ static void poll_device(Run *r)
         CHECK(ioctl(r->conn, SIOCOUTQ, &unread) == 0, "SIOCOUTQ: %s",
               strerror(errno));
     } while (unread || g_main_context_pending(NULL));
+    if (r->in_iothread) {
+        wait_for_iothread();
+    }
     model_read(r);
     check_slots(r);
 }
@@ -996,10 +1027,12 @@ static bool set_properties(Run *r)
         uint32_t vectors;
         uint32_t revision;
         bool ok;
+        bool in_iothread;       /* not in revision 0: INTRSTATUS would race */
     } kinds[] = {
         { 1, 1, true }, { 1, 1, true }, { 1, 0, true }, { 1, 0, true },
         { 2, 1, true }, { 3, 1, true }, { 64, 1, true }, { 0, 1, false },
         { 65, 1, false }, { 2, 0, false }, { 1, 2, false },
+        { 1, 1, true, true }, { 3, 1, true, true },
     };
     static const uint64_t wires[] = {
         UINT64_MAX, UINT64_MAX, UINT64_MAX, 0, 0x5555555555555555
@@ -1022,8 +1055,13 @@ static bool set_properties(Run *r)
     r->revision = kinds[kind].revision;
     qdev_prop_set_uint32(r->dev, "vectors", r->vectors);
     qdev_prop_set_uint32(r->dev, "revision", r->revision);
+    r->in_iothread = kinds[kind].in_iothread;
+    if (r->in_iothread) {
+        object_property_set_link(OBJECT(r->dev), "iothread", OBJECT(iothread),
+                                 &error_abort);
+    }
 
-    used = MAKE_64BIT_MASK(0, MIN(r->vectors, MAX_VECTORS));
+    used = r->vectors < MAX_VECTORS ? BIT_ULL(r->vectors) - 1 : UINT64_MAX;
     r->wired = wires[wire % ARRAY_SIZE(wires)] & used;
     if (wire == UINT8_MAX && r->vectors < MAX_VECTORS) {
         r->wired |= BIT_ULL(r->vectors);
@@ -1230,6 +1268,7 @@ static void run(QTestState *qts, const uint8_t *data, size_t len, bool is_mmio)
     unrealize(&r);
     object_unparent(OBJECT(r.dev));
     object_unref(OBJECT(r.dev));
+    wait_for_iothread();
     delete_chardev(&r);
     g_byte_array_unref(r.stream);
     g_array_unref(r.attached);
@@ -1336,6 +1375,7 @@ static void pre_fuzz(QTestState *qts)
     klass->io_readv = cut_readv;
     make_things();
     irqs = qemu_allocate_irqs(irq_handler, NULL, MAX_VECTORS);
+    iothread = IOTHREAD(object_resolve_path("/objects/iothread", NULL));
     listen_as_server();
 
     never_sleep = true;
@@ -1348,7 +1388,7 @@ static void pre_fuzz(QTestState *qts)
 static GString *command_line(FuzzTarget *t)
 {
     return g_string_new(TARGET_NAME " -machine mps2-an385,accel=qtest"
-                        " -display none");
+                        " -display none -object iothread,id=iothread");
 }
 
 static void register_ivshmem_flat_fuzz_targets(void)
