@@ -19,6 +19,7 @@ import os
 import re
 import resource
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -38,7 +39,7 @@ MARK = 'ivshmem-fault'
 FAULT = struct.Struct('16siii')     # as in tests/fault-shim.c
 
 SHMEM_SIZE = 1 << 20
-INTRMASK, IVPOSITION, DOORBELL = 0x50000000, 0x50000008, 0x5000000c
+IVPOSITION, DOORBELL, SHMEM = 0x50000008, 0x5000000c, 0x70000000
 INPUT = 16
 NVIC_ISPR, NVIC_ICPR = 0xe000e200, 0xe000e280
 OWN, PEER, LATER = 1, 2, 3          # ids
@@ -118,7 +119,10 @@ class Machine:
              'x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x70000000,'
              f'x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[{INPUT}]'],
             env={**os.environ, 'LD_PRELOAD': f'{tools.name}/shim.so',
-                 'FAULT_FILE': f'{self.dir}/fault'},
+                 'FAULT_FILE': f'{self.dir}/fault',
+                 # AddressSanitizer is not to take SIGBUS for its own
+                 'ASAN_OPTIONS': os.environ.get('ASAN_OPTIONS', '') +
+                                 ':handle_sigbus=0'},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
         stack.callback(self.stop)
         self.server.accept()
@@ -160,6 +164,16 @@ class Machine:
 
     def fds(self):
         return {int(fd) for fd in os.listdir(f'/proc/{self.process.pid}/fd')}
+
+    def lack_fds(self):
+        """From now on QEMU can open none; returns what undoes that."""
+        fds = self.fds()
+        first_free = min(set(range(len(fds) + 1)) - fds)
+        limits = resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE,
+                         (first_free, limits[1]))
+        return lambda: resource.prlimit(self.process.pid,
+                                        resource.RLIMIT_NOFILE, limits)
 
     def wait_for(self, condition, what):
         deadline = time.monotonic() + DEADLINE
@@ -228,6 +242,18 @@ class Start(unittest.TestCase):
         for error in errno.ECONNRESET, errno.EIO, errno.ENOMEM:
             self.check_error('recvmsg', error, 'server closed the connection '
                              'after 0 bytes, expected the protocol version')
+
+    def test_out_of_file_descriptors(self):
+        with contextlib.ExitStack() as stack:
+            machine = Machine(stack)
+            machine.server.send(0)
+            machine.server.send(OWN)
+            machine.wait_for(machine.server.is_read, 'reading of two messages')
+            machine.lack_fds()
+            machine.server.send(-1, machine.server.memory)
+            self.assertEqual(machine.process.wait(DEADLINE), 1)
+            self.assertRegex(machine.stderr(), '^[^\n]*server sent the shared '
+                             'memory with 0 file descriptors, expected 1\n$')
 
     def test_handled(self):
         """These fail and nobody notices."""
@@ -320,19 +346,27 @@ class Later(unittest.TestCase):
         self.machine.wait_for(self.machine.interrupted, 'interrupt')
         self.check_end()
 
+    def test_shared_memory_shrinks(self):
+        """It can be used up to its end; beyond that is QEMU's end, too."""
+        machine = self.machine
+        os.truncate(self.server.memory, SHMEM_SIZE // 2)
+        machine.ask(f'writel {SHMEM + SHMEM_SIZE // 2 - 4:#x} 0x12345678')
+        self.assertEqual(machine.readl(SHMEM + SHMEM_SIZE // 2 - 4),
+                         0x12345678)
+        self.check_well()
+        with self.assertRaisesRegex(AssertionError, "qtest answered b''"):
+            machine.readl(SHMEM + SHMEM_SIZE // 2)
+        self.assertEqual(machine.process.wait(DEADLINE), -signal.SIGBUS)
+
     def test_out_of_file_descriptors(self):
         """An eventfd that cannot be received is lost, and reported once."""
         machine = self.machine
-        limits = resource.prlimit(machine.process.pid,
-                                  resource.RLIMIT_NOFILE)
-        first_free = min(set(range(len(self.fds) + 1)) - self.fds)
-        resource.prlimit(machine.process.pid, resource.RLIMIT_NOFILE,
-                         (first_free, limits[1]))
+        have_fds = machine.lack_fds()
         for _ in range(3):
             self.server.send_vector(LATER)
         machine.wait_for(self.server.is_read, 'reading of three messages')
         machine.ring(LATER)
-        resource.prlimit(machine.process.pid, resource.RLIMIT_NOFILE, limits)
+        have_fds()
         later = self.server.send_vector(LATER)
         machine.wait_for(lambda: machine.fds() != self.fds, 'new peer')
         machine.ring(LATER)
