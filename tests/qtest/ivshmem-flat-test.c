@@ -172,6 +172,7 @@ typedef struct FakeServer {
     int shm;
     GArray *fds;        /* whatever it created, to be closed in the end */
     GArray *script;     /* what it says as soon as a client connects */
+    gulong pause_us;    /* after each message of it */
     bool hang_up;       /* and then closes the connection */
     bool synced;        /* by fake_sync() */
     GThread *thread;
@@ -186,7 +187,8 @@ static int fake_own(FakeServer *srv, int fd)
 
 static int fake_memory(FakeServer *srv, off_t size)
 {
-    int fd = fake_own(srv, memfd_create("ivshmem-flat-test", MFD_CLOEXEC));
+    int fd = fake_own(srv, memfd_create("ivshmem-flat-test",
+                                        MFD_CLOEXEC | MFD_ALLOW_SEALING));
 
     g_assert_cmpint(ftruncate(fd, size), ==, 0);
     return fd;
@@ -326,6 +328,7 @@ static void *fake_thread(void *opaque)
                                                      i))) {
             break;
         }
+        g_usleep(srv->pause_us);
     }
     if (srv->hang_up) {
         fake_hang_up(srv);
@@ -2335,6 +2338,40 @@ static void ring_until_connected(QTestState *qts)
     } while (!is_connected(qts));
 }
 
+/* A server that comes back silent is reported once, and tried again. */
+static void test_restart_with_silence(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    QTestState *qts;
+    int silent;
+
+    fake_script_greeting(srv, 100);
+    fake_script_vector(srv, 100);
+    qts = reconnecting_machine(srv, "", errors);
+
+    fake_restart(srv);
+    fake_start(srv);
+    fake_wait_client(srv);
+    silent = fake_own(srv, srv->conn);
+    srv->conn = -1;
+
+    fake_restart(srv);
+    fake_script_greeting(srv, 101);
+    fake_script_vector(srv, 101);
+    fake_start(srv);
+    check_idle(qts);
+    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 100);
+    fake_wait_client(srv);
+    wait_id(qts, 101);
+    g_assert_cmpint(recv(silent, &(char) { 0 }, 1, 0), ==, 0);
+    g_assert_cmpint(count_lines(errors, "server sent 0 bytes in 10 s, expected "
+                                        "the protocol version"), ==, 1);
+    qtest_quit(qts);
+    unlink(errors);
+    fake_free(srv);
+}
+
 /* QEMU's own, killed and started again, under two machines. */
 static void test_restart_of_the_real_server(void)
 {
@@ -3058,6 +3095,27 @@ static void test_greeting_memory_kind(void)
                  "shared memory that is not open for reading and writing");
 }
 
+/* Sealed against shrinking is what a careful server does. */
+static void test_greeting_memory_sealed(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+
+    g_assert_cmpint(fcntl(srv->shm, F_ADD_SEALS, F_SEAL_WRITE), ==, 0);
+    check_memory(srv, srv->shm, "Operation not permitted");
+
+    srv = fake_new();
+    g_assert_cmpint(fcntl(srv->shm, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW |
+                          F_SEAL_SEAL), ==, 0);
+    fake_script_greeting(srv, OWN_ID);
+    fake_script_vector(srv, OWN_ID);
+    qts = fake_machine(srv);
+    qtest_writel(qts, SHMEM, 0x12345678);
+    g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 static void test_greeting_memory_size(void)
 {
     static const struct {
@@ -3098,12 +3156,51 @@ static void test_greeting_end_of_stream(void)
     }
 }
 
-static void test_greeting_silence(void)
+typedef struct Silence {
+    unsigned len;               /* bytes before it */
+    gulong pause_us;            /* after each of them */
+    const char *expected;
+} Silence;
+
+static void *silence_thread(void *opaque)
 {
+    static const uint8_t bytes[24] = { [16 ... 23] = 0xff };
+    const Silence *silence = opaque;
+    gint64 start = g_get_monotonic_time();
     FakeServer *srv = fake_new();
 
-    check_greeting(srv, "server sent 0 bytes in 10 s, expected the protocol "
-                        "version");
+    for (unsigned i = 0; i < silence->len; i++) {
+        Message m = { .bytes[0] = bytes[i], .len = 1 };
+
+        if (i == 16) {
+            m.nfds = 1;
+            m.fds[0] = srv->shm;
+        }
+        fake_script(srv, m);
+    }
+    srv->pause_us = silence->pause_us;
+    check_greeting(srv, silence->expected);
+    g_assert_cmpint(g_get_monotonic_time() - start, <, 30 * G_USEC_PER_SEC);
+    return NULL;
+}
+
+/* It falls silent in each message, or has it drag on: all of them at once. */
+static void test_greeting_silence(void)
+{
+    static Silence silences[] = {
+        { 0, 0, "server sent 0 bytes in 10 s, expected the protocol version" },
+        { 12, 0, "server sent 12 bytes in 10 s, expected the own id" },
+        { 20, 0, "server sent 20 bytes in 10 s, expected the shared memory" },
+        { 24, G_USEC_PER_SEC, " bytes in 10 s, expected the own id" },
+    };
+    GThread *threads[ARRAY_SIZE(silences)];
+
+    for (unsigned i = 0; i < ARRAY_SIZE(silences); i++) {
+        threads[i] = g_thread_new("silence", silence_thread, &silences[i]);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(silences); i++) {
+        g_thread_join(threads[i]);
+    }
 }
 
 static void test_greeting_of_something_else(void)
@@ -3439,7 +3536,9 @@ static void test_peers_come_and_go(void)
         fake_send_gone(r.srv, id);
     }
     running_check(&r);
+#ifndef QEMU_SANITIZE_ADDRESS   /* which holds freed memory back for a while */
     g_assert_cmpint(resident_kib(r.qts), <, before + 4 * 1024);
+#endif
     g_assert_cmpint(count_lines(r.errors, "\n"), ==, 0);
     running_free(&r);
 }
@@ -3480,6 +3579,24 @@ static void test_server_gone_in_a_message(void)
     running_check(&r);
     g_assert_cmpint(count_lines(r.errors, "\n"), ==, 1);
     running_free(&r);
+}
+
+/* It ends with the last byte of the greeting. */
+static void test_server_gone_after_the_greeting(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+
+    fake_script_greeting(srv, OWN_ID);
+    srv->hang_up = true;
+    qts = fake_machine(srv);
+    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, OWN_ID);
+    qtest_writel(qts, SHMEM, 0x12345678);
+    qtest_writel(qts, DOORBELL, doorbell(OWN_ID, 0));
+    g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
+    check_idle(qts);
+    qtest_quit(qts);
+    fake_free(srv);
 }
 
 /* It ends before the machine starts, right behind what it had to say. */
@@ -3523,8 +3640,56 @@ static void test_server_killed(void)
     server_free(srv);
 }
 
-/* A server that is stopped in a message holds nobody up. */
+/* QEMU's own, stopped by a signal: only who wants to join has to wait. */
 static void test_server_stopped(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    QTestState *a = wired_machine(srv->path);
+    unsigned id_a = qtest_readl(a, IVPOSITION);
+    QTestState *b;
+
+    kill(srv->pid, SIGSTOP);
+    qtest_writel(a, DOORBELL, doorbell(id_a, 0));
+    wait_interrupt(a, INPUT);
+    qtest_writel(a, DOORBELL, doorbell(id_a + 1, 0)); /* nobody */
+    assert_refused("server sent 0 bytes in 10 s, expected the protocol "
+                   "version", sock_args, srv->path, "," AT);
+    check_idle(a);
+
+    kill(srv->pid, SIGCONT);
+    b = wired_machine(srv->path);
+    qtest_writel(b, DOORBELL, doorbell(id_a, 0));
+    wait_interrupt(a, INPUT);
+    qtest_quit(a);
+    qtest_quit(b);
+    server_free(srv);
+}
+
+/* A server that stops in a message before the machine starts. */
+static void test_server_stopped_at_start(void)
+{
+    FakeServer *srv = fake_new();
+    int fd = fake_eventfd(srv);
+    Message m = message(PEER_ID, 1, &fd);
+    Message rest = { .len = 5 };
+    QTestState *qts;
+
+    fake_script_greeting(srv, OWN_ID);
+    m.len = 3;
+    fake_script(srv, m);
+    qts = fake_machine(srv);
+    qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 0));
+    g_assert_cmpint(rung(fd), ==, 0);
+    check_idle(qts);
+
+    fake_send(srv, rest);
+    wait_known(qts, PEER_ID, 0, fd);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* A server that stops in a message later holds nobody up. */
+static void test_server_stopped_in_a_message(void)
 {
     Running r = running_new();
     Message m = { .len = 3 };
@@ -3631,6 +3796,35 @@ static void test_guest_touches_everything(void)
     running_free(&r);
 }
 
+/* Every offset and width of shared memory, which is one page here. */
+static void test_guest_touches_all_memory(void)
+{
+    const uint64_t size = sysconf(_SC_PAGESIZE);
+    const uint64_t pattern = 0x8877665544332211;
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+
+    srv->shm = fake_memory(srv, size);
+    fake_script_greeting(srv, OWN_ID);
+    fake_script_vector(srv, OWN_ID);
+    qts = fake_machine(srv);
+    for (unsigned width = 1; width <= 8; width *= 2) {
+        uint64_t expected = pattern & MAKE_64BIT_MASK(0, width * 8);
+
+        for (uint64_t offset = 0; offset <= size - width; offset++) {
+            uint64_t found = 0;
+
+            write_size(qts, SHMEM + offset, width, expected);
+            g_assert_cmphex(read_size(qts, SHMEM + offset, width), ==,
+                            expected);
+            g_assert_cmpint(pread(srv->shm, &found, width, offset), ==, width);
+            g_assert_cmphex(le64_to_cpu(found), ==, expected);
+        }
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 /*
  * A CPU that does nothing but ring: a million doorbells later the machine
  * still answers its monitor.
@@ -3709,20 +3903,38 @@ static void test_quit_in_traffic(void)
     running_free(&r);
 }
 
+static void assert_qmp_error(QDict *ret, const char *expected)
+{
+    QDict *error = qdict_get_qdict(ret, "error");
+
+    g_assert_nonnull(error);
+    g_assert_nonnull(strstr(qdict_get_str(error, "desc"), expected));
+    qobject_unref(ret);
+}
+
 static void test_hotplug_is_refused(void)
 {
     Running r = running_new();
-    QDict *ret;
 
-    ret = qtest_qmp(r.qts, "{ 'execute': 'device_add', 'arguments': "
-                    "{ 'driver': 'ivshmem-flat', 'id': 'late' } }");
-    g_assert_true(qdict_haskey(ret, "error"));
-    qobject_unref(ret);
-    ret = qtest_qmp(r.qts, "{ 'execute': 'device_del', 'arguments': "
-                    "{ 'id': '/machine/peripheral-anon/device[0]' } }");
-    g_assert_true(qdict_haskey(ret, "error"));
-    qobject_unref(ret);
+    assert_qmp_error(
+        qtest_qmp(r.qts, "{ 'execute': 'device_add', 'arguments': "
+                  "{ 'driver': 'ivshmem-flat', 'id': 'late' } }"),
+        "does not support hotplugging");
+    assert_qmp_error(
+        qtest_qmp(r.qts, "{ 'execute': 'device_del', 'arguments': "
+                  "{ 'id': '/machine/peripheral-anon/device[0]' } }"),
+        "does not support hotplugging");
+    assert_qmp_error(
+        qtest_qmp(r.qts, "{ 'execute': 'chardev-remove', 'arguments': "
+                  "{ 'id': 'ivshmem' } }"), "Chardev 'ivshmem' is busy");
+    assert_qmp_error(
+        qtest_qmp(r.qts, "{ 'execute': 'chardev-change', 'arguments': { 'id': "
+                  "'ivshmem', 'backend': { 'type': 'null', 'data': {} } } }"),
+        "Chardev user does not support chardev hotswap");
+    qtest_qmp_assert_success(r.qts, "{ 'execute': 'chardev-send-break', "
+                             "'arguments': { 'id': 'ivshmem' } }");
     running_check(&r);
+    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 0);
     running_free(&r);
 }
 
@@ -4132,6 +4344,7 @@ int main(int argc, char **argv)
                    test_restart_with_other_memory);
     qtest_add_func("/ivshmem-flat/restart/bad-greeting",
                    test_restart_with_a_bad_greeting);
+    qtest_add_func("/ivshmem-flat/restart/silence", test_restart_with_silence);
     qtest_add_func("/ivshmem-flat/restart/real-server",
                    test_restart_of_the_real_server);
     qtest_add_func("/ivshmem-flat/restart/at-start", test_restart_at_start);
@@ -4169,6 +4382,8 @@ int main(int argc, char **argv)
     qtest_add_func("/ivshmem-flat/greeting/fds", test_greeting_fds);
     qtest_add_func("/ivshmem-flat/greeting/memory-kind",
                    test_greeting_memory_kind);
+    qtest_add_func("/ivshmem-flat/greeting/memory-sealed",
+                   test_greeting_memory_sealed);
     qtest_add_func("/ivshmem-flat/greeting/memory-size",
                    test_greeting_memory_size);
     qtest_add_func("/ivshmem-flat/greeting/end-of-stream",
@@ -4205,15 +4420,23 @@ int main(int argc, char **argv)
     qtest_add_func("/ivshmem-flat/server/gone", test_server_gone);
     qtest_add_func("/ivshmem-flat/server/gone-in-a-message",
                    test_server_gone_in_a_message);
+    qtest_add_func("/ivshmem-flat/server/gone-after-the-greeting",
+                   test_server_gone_after_the_greeting);
     qtest_add_func("/ivshmem-flat/server/gone-at-start",
                    test_server_gone_at_start);
     qtest_add_func("/ivshmem-flat/server/killed", test_server_killed);
     qtest_add_func("/ivshmem-flat/server/stopped", test_server_stopped);
+    qtest_add_func("/ivshmem-flat/server/stopped-at-start",
+                   test_server_stopped_at_start);
+    qtest_add_func("/ivshmem-flat/server/stopped-in-a-message",
+                   test_server_stopped_in_a_message);
     qtest_add_func("/ivshmem-flat/server/out-of-fds", test_out_of_fds);
     qtest_add_func("/ivshmem-flat/guest/rings-everything",
                    test_guest_rings_everything);
     qtest_add_func("/ivshmem-flat/guest/touches-everything",
                    test_guest_touches_everything);
+    qtest_add_func("/ivshmem-flat/guest/touches-all-memory",
+                   test_guest_touches_all_memory);
     qtest_add_func("/ivshmem-flat/guest/floods", test_guest_floods);
     qtest_add_func("/ivshmem-flat/life/reset-in-traffic",
                    test_reset_in_traffic);
