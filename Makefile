@@ -39,13 +39,15 @@ demo: qemu firmware ## build what is missing, run two machines that ring each ot
 demo-linux: qemu firmware linux ## the same with Linux machines, two at last
 	@tools/demo-linux
 
-check: ## build what is missing, run all tests
-	@tools/deps qemu firmware linux check $(FLAVOUR)
-	@tests/run $(notdir $(BUILD))
+check: ## build what is missing, run all tests, also with sanitizers
+	@tools/deps qemu firmware linux check sanitize
+	@tests/run $(notdir $(BUILD)) $(if $(FLAVOUR),,$(notdir $(BUILD))-sanitize)
 
-check-all: ## the same with each QEMU version
-	@tools/deps qemu firmware linux check
-	@tests/run 10.0 10.2
+check-ci: ## the same with each QEMU version, as .ci/run does
+	@tools/deps qemu firmware linux check sanitize
+	@tests/run 10.0 10.2 10.0-sanitize
+
+check-all: check-ci ## the same, and whatever takes longer
 
 stress: qemu firmware linux ## start machines STARTS=200 times, the server RESTARTS=1000
 	@RESTARTS=$(RESTARTS) tests/restart_test.py -v
@@ -101,5 +103,5 @@ docs: ## build QEMU's documentation, warnings are errors; see build/docs
 clean: ## remove all that was built, but not what was downloaded
 	rm -rf build
 
-.PHONY: help demo demo-linux check check-all stress bench coverage fuzz deps \
-	 qemu firmware linux apply patches docs clean
+.PHONY: help demo demo-linux check check-ci check-all stress bench coverage \
+	 fuzz deps qemu firmware linux apply patches docs clean
