@@ -1,0 +1,144 @@
+"""Machines whose registers and memory tests read and write.
+
+MachineTest has an ivshmem server and starts machines with ivshmem-flat, whose
+CPUs do not run: the tests speak QEMU's qtest protocol in their place.
+"""
+# Copyright (c) 2026 The ivshmem-flat authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import json
+import os
+import struct
+import sys
+import tempfile
+import unittest
+from collections import namedtuple
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / 'tools'))
+from ivshmem_lab import BUILD, Lab                          # noqa: E402
+from ivshmem_peer import Peer                               # noqa: E402
+from registers_test import Qtest, accept, listen            # noqa: E402
+
+BIN = BUILD / 'bin'
+DEADLINE = 120      # seconds for each test, on a machine under load
+SIZE = 4 << 20      # of the shared memory
+WINDOW = 256        # bytes of registers
+INTRMASK, IVPOSITION, DOORBELL = 0x00, 0x08, 0x0c
+
+# Where an interrupt controller shows which interrupts are pending, a bit for
+# each; which interrupt is that of input 0; and which revision of the device it
+# takes as it is after reset: a GIC samples levels until it is told otherwise.
+Controller = namedtuple('Controller', 'pending first revision')
+NVIC = Controller(0xe000e200, 0, 1)
+PLIC = Controller(0x0c001000, 0, 1)
+
+
+def gic(distributor):
+    return Controller(distributor + 0x200, 32, 0)
+
+
+class Monitor:
+    """QEMU's monitor protocol."""
+
+    def __init__(self, test, listener):
+        self.connection = accept(test, listener)
+        self.answers = self.connection.makefile('r')
+        test.addCleanup(self.answers.close)
+        self.answers.readline()                 # the greeting
+        self.execute('qmp_capabilities')
+
+    def execute(self, command, **arguments):
+        request = {'execute': command, 'arguments': arguments}
+        self.connection.sendall(json.dumps(request).encode())
+        for line in self.answers:
+            answer = json.loads(line)
+            if 'event' not in answer:
+                return answer['return']
+        raise AssertionError(f'QEMU ended in {command}')
+
+    def word(self, address):
+        """What the first CPU reads there; Secure, where it has that state."""
+        with tempfile.NamedTemporaryFile(prefix='ivshmem-test-') as file:
+            self.execute('memsave', val=address, size=4, filename=file.name)
+            return struct.unpack('<I', file.read())[0]
+
+
+class MachineTest(unittest.TestCase):
+    """Has a server, and is a peer itself: the one with id 0."""
+    maxDiff = None
+
+    def setUp(self):
+        self.assertTrue((BIN / 'ivshmem-server').exists(),
+                        f'{BIN}/ivshmem-server is missing')
+        self.shown = []
+        self.lab = Lab(DEADLINE, lambda program, line: self.shown.append(line))
+        self.lab.__enter__()
+        self.addCleanup(self.lab.__exit__)
+        self.lab.start_server(self.lab.server_command(
+            BIN, '-l', str(SIZE), '-n', '4'))
+        self.peer = Peer(self.lab.socket_path)
+        self.addCleanup(self.peer.close)
+
+    def _formatMessage(self, msg, standardMsg):
+        return '\n'.join([super()._formatMessage(msg, standardMsg),
+                          *self.shown])
+
+    def arguments(self, program, machine, devices):
+        """The command line of a machine whose CPUs do not run."""
+        arguments = [program, '-machine', machine, '-display', 'none',
+                     '-nodefaults', '-S', '-accel', 'tcg']
+        if 'riscv' in str(program):
+            arguments += ['-bios', 'none']      # it may not be installed
+        for number, device in enumerate(devices):
+            arguments += [
+                '-chardev', f'socket,id=s{number},path={self.lab.socket_path}',
+                '-device', f'ivshmem-flat,id=ivs{number},chardev=s{number}'
+                f'{device}']
+        return arguments
+
+    def start(self, program, machine, *devices):
+        """Start it; from then on there are self.qtest and self.monitor."""
+        folder = os.path.dirname(self.lab.socket_path)
+        qtest, qmp = (os.path.join(folder, name) for name in ('qtest', 'qmp'))
+        listeners = listen(self, qtest), listen(self, qmp)
+        self.lab.start(machine, [
+            *self.arguments(program, machine, devices),
+            '-qtest', f'unix:{qtest}', '-qtest-log', '/dev/null',
+            '-qmp', f'unix:{qmp}'])
+        try:
+            self.qtest = Qtest(self, listeners[0])
+            self.monitor = Monitor(self, listeners[1])
+        except OSError as error:
+            self.lab.pause(0.5)
+            self.fail(f'QEMU is not there: {error}')
+
+    def wait_until(self, condition, what):
+        self.lab.wait(condition, what, tick=0.01)
+
+    def check_device(self, registers, memory, own_id, controller, inputs):
+        """Check registers, shared memory at both ends, and that each vector
+        of the device becomes pending at its input of the controller."""
+        qtest, shared = self.qtest, self.peer.memory
+        self.assertEqual(qtest.read(registers + IVPOSITION), own_id)
+        qtest.write(registers + INTRMASK, 0x89abcdef)
+        self.assertEqual(qtest.read(registers + INTRMASK), 0x89abcdef)
+        qtest.write(registers + INTRMASK, 1)
+        self.assertEqual(qtest.read(registers + WINDOW - 4), 0)
+        for offset in (0, SIZE - 4):
+            shared[offset:offset + 4] = struct.pack('<I', own_id << 16 | 1)
+            self.assertEqual(qtest.read(memory + offset), own_id << 16 | 1)
+            qtest.write(memory + offset, 0xfee1900d)
+            self.assertEqual(shared[offset:offset + 4],
+                             struct.pack('<I', 0xfee1900d))
+        for vector, number in enumerate(inputs):
+            number += controller.first
+            address = controller.pending + number // 32 * 4
+
+            def is_pending(address=address, bit=number % 32):
+                return self.monitor.word(address) >> bit & 1
+            self.assertFalse(is_pending(), f'vector {vector}')
+            qtest.write(registers + DOORBELL, own_id << 16 | vector)
+            self.wait_until(is_pending, f'vector {vector} to be pending')

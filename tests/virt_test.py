@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""The platform bus of virt, and the device tree nodes of what is on it.
+
+Needs the QEMUs and ivshmem-server in build/bin (or $BUILD/bin). The nodes are
+validated against docs/specs/qemu,ivshmem-flat.yaml by Debian's dt-schema.
+"""
+# Copyright (c) 2026 The ivshmem-flat authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+from machine import (BIN, DEADLINE, PLIC, ROOT, SIZE, WINDOW, Controller,
+                     MachineTest, gic)
+
+BINDING = ROOT / 'docs/specs/qemu,ivshmem-flat.yaml'
+GICD = 0x08000000
+APLIC = 0x0c000000          # that of machine mode
+# its pending registers; it shows what is active in them alone
+APLIC_PENDING = Controller(APLIC + 0x1c00, 0, 1)
+EDGE, LEVEL = 1, 4
+# machine options: program, where the platform bus is, its first interrupt, its
+# lines, and how the interrupt controller has an interrupt specified
+MACHINES = {
+    'virt': ('arm', 0x0c000000, 112, 64,
+             lambda number, trigger: [0, number, trigger]),
+    'virt,gic-version=3': ('aarch64', 0x0c000000, 112, 64,
+                           lambda number, trigger: [0, number, trigger]),
+    'virt,aia=none': ('riscv32', 0x04000000, 64, 32,
+                      lambda number, trigger: [number]),
+    'virt,aia=aplic': ('riscv64', 0x04000000, 64, 32,
+                       lambda number, trigger: [number, trigger]),
+    'virt,aia=aplic-imsic': ('riscv64', 0x04000000, 64, 32,
+                             lambda number, trigger: [number, trigger]),
+}
+
+
+def parse_tree(blob):
+    """A flattened device tree: {path: {property: bytes}}"""
+    _, _, structure, strings = struct.unpack_from('>4I', blob)
+    tree, path, at = {}, [], structure
+    while True:
+        token, = struct.unpack_from('>I', blob, at)
+        at += 4
+        if token == 1:                              # a node begins
+            end = blob.index(b'\0', at)
+            path.append(blob[at:end].decode())
+            tree['/'.join(path) or '/'] = {}
+            at = end + 4 & ~3
+        elif token == 2:                            # it ends
+            path.pop()
+        elif token == 3:                            # a property
+            length, offset = struct.unpack_from('>2I', blob, at)
+            at += 8
+            name = blob[strings + offset:blob.index(b'\0', strings + offset)]
+            tree['/'.join(path) or '/'][name.decode()] = \
+                blob[at:at + length]
+            at = at + length + 3 & ~3
+        elif token == 9:
+            return tree
+
+
+def cells(data):
+    return list(struct.unpack(f'>{len(data) // 4}I', data))
+
+
+class VirtTest(MachineTest):
+
+    def dump(self, machine, *devices):
+        """Returns the file with a machine's device tree."""
+        program = BIN / f'qemu-system-{MACHINES[machine][0]}'
+        file = Path(self.enterContext(tempfile.TemporaryDirectory(
+            prefix='ivshmem-test-')), 'tree.dtb')
+        run = subprocess.run(
+            self.arguments(program, f'{machine},dumpdtb={file}', devices),
+            text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, timeout=DEADLINE, check=False)
+        self.assertEqual(run.returncode, 0, run.stdout)
+        return file
+
+    def nodes(self, machine, *devices):
+        """The nodes of ivshmem-flat: {path: properties}"""
+        tree = parse_tree(self.dump(machine, *devices).read_bytes())
+        return {path: node for path, node in tree.items()
+                if b'qemu,ivshmem-flat' in node.get('compatible', b'')}
+
+
+class Nodes(VirtTest):
+
+    def test_two_devices_with_four_vectors(self):
+        """In all: 64 lines on arm, 32 on riscv."""
+        for machine, (_, base, first, _, specify) in MACHINES.items():
+            with self.subTest(machine):
+                nodes = self.nodes(machine, ',vectors=4', ',vectors=4')
+                self.assertEqual(len(nodes), 2)
+                interrupts = []
+                for path, node in nodes.items():
+                    registers, window, memory, size = cells(node['reg'])
+                    self.assertEqual(
+                        path, f'/platform-bus@{base:x}/ivshmem@{registers:x}')
+                    self.assertEqual((window, size), (WINDOW, SIZE))
+                    self.assertEqual(memory % SIZE, 0)
+                    self.assertEqual(node['compatible'],
+                                     b'qemu,ivshmem-flat\0')
+                    self.assertEqual(node['reg-names'], b'registers\0shmem\0')
+                    self.assertEqual(cells(node['qemu,revision']), [1])
+                    self.assertEqual(node['interrupt-names'],
+                                     b'vector0\0vector1\0vector2\0vector3\0')
+                    interrupts.append(cells(node['interrupts']))
+                self.assertEqual(
+                    sorted(interrupts),
+                    [sum((specify(number, EDGE)
+                          for number in range(start, start + 4)), [])
+                     for start in (first, first + 4)])
+
+    def test_interrupt_parent(self):
+        """Interrupts are specified for whom the bus names."""
+        for machine, (*_, specify) in MACHINES.items():
+            with self.subTest(machine):
+                tree = parse_tree(self.dump(machine, '').read_bytes())
+                bus, = (node for path, node in tree.items()
+                        if path.startswith('/platform-bus')
+                        and path.count('/') == 1)
+                parent, = (node for node in tree.values() if node.get(
+                    'phandle') == bus['interrupt-parent'])
+                self.assertEqual(cells(parent['#interrupt-cells']),
+                                 [len(specify(0, 0))])
+                self.assertIn('interrupt-controller', parent)
+
+    def test_revision_0_is_a_level(self):
+        for machine, (_, _, first, _, specify) in MACHINES.items():
+            with self.subTest(machine):
+                node, = self.nodes(machine, ',revision=0').values()
+                self.assertEqual(cells(node['interrupts']),
+                                 specify(first, LEVEL))
+                self.assertEqual(cells(node['qemu,revision']), [0])
+
+    def test_addresses_given_no_node(self):
+        """They are obeyed, see boards_test.py."""
+        for machine, (_, base, *_) in MACHINES.items():
+            with self.subTest(machine):
+                self.assertEqual(self.nodes(
+                    machine, f',x-bus-address-iomem={base + 0x2000000:#x},'
+                    f'x-bus-address-shmem={base + 0x2400000:#x}'), {})
+
+    def test_wired_elsewhere(self):
+        """An interrupt that is not the bus's is not in the node."""
+        node, = self.nodes('virt', ',vectors=2,x-irq-qompath='
+                           '/machine/gic/unnamed-gpio-in[200]').values()
+        self.assertEqual(node['interrupt-names'], b'vector1\0')
+        self.assertEqual(cells(node['interrupts']), [0, 112, EDGE])
+        node, = self.nodes('virt', ',x-irq-qompath='
+                           '/machine/gic/unnamed-gpio-in[200]').values()
+        self.assertEqual({'interrupts', 'interrupt-names'} & set(node), set())
+
+    def test_more_than_fits(self):
+        """QEMU's own errors: of lines, and of the bus's 32 MiB."""
+        for machine, (target, _, _, lines, _) in MACHINES.items():
+            with self.subTest(machine):
+                run = subprocess.run(
+                    self.arguments(BIN / f'qemu-system-{target}', machine,
+                                   [f',vectors={lines}', '']), text=True,
+                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE, timeout=DEADLINE, check=False)
+                self.assertEqual(run.returncode, 1)
+                self.assertIn('Platform Bus: Can not fit IRQ line', run.stderr)
+
+    def test_schema(self):
+        if not shutil.which('dt-validate'):
+            self.skipTest('no dt-validate')
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory(
+            prefix='ivshmem-test-')))
+        # a schema has to stand where its $id says
+        schema = folder / 'schemas/misc' / BINDING.name
+        schema.parent.mkdir(parents=True)
+        shutil.copy(BINDING, schema)
+
+        def run(*argv):
+            return subprocess.run(
+                argv, cwd=folder, text=True, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                timeout=DEADLINE, check=False).stdout
+        self.assertEqual(run('dt-doc-validate', schema), '')
+
+        def validate(blob):
+            file = folder / 'tree.dtb'
+            file.write_bytes(blob)
+            return run('dt-validate', '-l', 'qemu,ivshmem-flat',
+                       '-s', schema.parent, file)
+        for devices in (',vectors=4', ''), (',revision=0',):
+            for machine in MACHINES:
+                with self.subTest(machine, devices=devices):
+                    blob = self.dump(machine, *devices).read_bytes()
+                    self.assertEqual(validate(blob), '')
+                    # it does see the nodes
+                    bad = blob.replace(b'registers\0', b'register_\0')
+                    self.assertIn('reg-names', validate(bad))
+
+
+class Interrupts(VirtTest):
+    """Each vector reaches the interrupt that the node names."""
+
+    def check(self, machine, controller, prepare=lambda number: None):
+        target, base, first, *_ = MACHINES[machine]
+        devices = [',vectors=4'] * 2
+        places = [[base + place for place in cells(node['reg'])[::2]]
+                  for node in self.nodes(machine, *devices).values()]
+        numbers = [cells(node['interrupts'])
+                   for node in self.nodes(machine, *devices).values()]
+        self.start(BIN / f'qemu-system-{target}', machine, *devices)
+        for number in range(first, first + 8):
+            prepare(number)
+        for (registers, memory), interrupts in zip(places, numbers):
+            own_id = self.qtest.read(registers + 8)
+            self.assertNotEqual(own_id, 0)
+            width = len(interrupts) // 4
+            self.check_device(
+                registers, memory, own_id, controller,
+                interrupts[1 if width == 3 else 0::width])
+
+    def gic_edge(self, number):
+        """As a kernel does that reads the node."""
+        interrupt = number + 32
+        register = GICD + 0xc00 + interrupt // 16 * 4
+        self.qtest.write(register, self.qtest.read(register) |
+                         2 << interrupt % 16 * 2)
+
+    def aplic_edge(self, number):
+        self.qtest.write(APLIC + 4 * number, 4)
+
+    def test_gicv2(self):
+        self.check('virt', gic(GICD), self.gic_edge)
+
+    def test_gicv3(self):
+        self.check('virt,gic-version=3', gic(GICD), self.gic_edge)
+
+    def test_plic(self):
+        self.check('virt,aia=none', PLIC)
+
+    def test_aplic(self):
+        self.check('virt,aia=aplic', APLIC_PENDING, self.aplic_edge)
+
+    def test_aplic_imsic(self):
+        self.check('virt,aia=aplic-imsic', APLIC_PENDING, self.aplic_edge)
+
+
+if __name__ == '__main__':
+    unittest.main()
