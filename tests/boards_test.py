@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""Every board of docs/system/devices/ivshmem-flat.rst, one by one.
+
+The tables of the page's section "Boards" are what is tested: each board is
+started with its line, with a server whose memory this process has mapped too.
+
+Needs the QEMUs and ivshmem-server in build/bin (or $BUILD/bin).
+"""
+# Copyright (c) 2026 The ivshmem-flat authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import functools
+import json
+import re
+import subprocess
+import unittest
+from collections import namedtuple
+
+from machine import (BIN, DEADLINE, NVIC, PLIC, ROOT, SIZE, WINDOW,
+                     MachineTest, gic)
+
+PAGE = ROOT / 'docs/system/devices/ivshmem-flat.rst'
+CONTROLLERS = {
+    'mps3-an536': gic(0xf0000000),
+    'xilinx-zynq-a9': gic(0xf8f01000),
+    'virt, arm': gic(0x08000000),
+    'virt, aarch64': gic(0x08000000),
+    'virt, riscv32': PLIC,
+    'virt, riscv64': PLIC,
+}           # all others have an NVIC
+# the first input that the platform bus of a machine wires
+PLATFORM_BUS = {'virt, riscv32': 64, 'virt, riscv64': 64}
+# machines that QEMU 10.0 lacks
+NOT_IN_10_0 = {'max78000fthr', 'ast2700fc'}
+
+Board = namedtuple('Board', 'name program machine core registers memory input')
+
+
+def section(title):
+    text = PAGE.read_text(encoding='utf-8')
+    return re.search(rf'^{title}\n~+\n(.*?)(?=^[^\n]+\n~+$|\Z)', text,
+                     re.S | re.M)[1]
+
+
+def tables(title):
+    """The simple tables of a section, each a list of rows of cells."""
+    found = re.findall(r'^(=+(?: +=+)+)\n.*?\n\1\n(.*?)\n\1$', section(title),
+                       re.S | re.M)
+    for ruler, rows in found:
+        columns = [match.span() for match in re.finditer('=+', ruler)]
+        columns[-1] = (columns[-1][0], None)
+        yield [[row[slice(*column)].strip() for column in columns]
+               for row in rows.split('\n')]
+
+
+def boards():
+    able, _ = tables('Boards')
+    for names, core, registers, memory, interrupt in able:
+        name = names.replace('`', '')
+        machine, _, target = name.partition(', ')
+        yield Board(name, BIN / f'qemu-system-{target or "arm"}', machine,
+                    core, int(registers, 16), int(memory, 16),
+                    interrupt.strip('`'))
+
+
+def unable():
+    _, rows = tables('Boards')
+    return [name.strip('`') for name, _ in rows if name]
+
+
+class Boards(MachineTest):
+    """A test for each row of the table is added below."""
+
+    def check(self, board):
+        if board.machine not in machines(board.program):
+            self.assertIn(board.machine, NOT_IN_10_0)
+            self.skipTest('this QEMU has no such machine')
+        self.assertEqual(board.registers % WINDOW, 0)
+        self.assertEqual(board.memory % SIZE, 0)
+        wire = f',x-irq-qompath={board.input}'
+        number = re.search(r'\[(\d+)\]$', board.input)
+        if number:
+            number = int(number[1])
+        else:
+            wire, number = '', PLATFORM_BUS[board.name]
+        controller = CONTROLLERS.get(board.name, NVIC)
+        self.start(board.program, board.machine,
+                   f'{wire},revision={controller.revision},'
+                   f'x-bus-address-iomem={board.registers:#x},'
+                   f'x-bus-address-shmem={board.memory:#x}')
+        self.check_device(board.registers, board.memory, 1, controller,
+                          [number])
+
+    def test_none_is_forgotten(self):
+        """Each machine with a Cortex-M is in one of the two tables."""
+        listed = {board.machine for board in boards()} | set(unable())
+        for target in ('arm', 'aarch64'):
+            cores = machines(BIN / f'qemu-system-{target}')
+            found = {name for name, core in cores.items()
+                     if core.startswith('cortex-m')
+                     and not name.endswith('-ivshmem')}
+            self.assertGreater(len(found), 15)
+            self.assertEqual(found - listed, set())
+
+    def test_those_that_cannot(self):
+        for machine in unable():
+            for target in ('arm', 'aarch64'):
+                program = BIN / f'qemu-system-{target}'
+                if machine not in machines(program):
+                    continue
+                with self.subTest(machine, target=target):
+                    run = subprocess.run(
+                        self.arguments(program, machine, ['']), text=True,
+                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE, timeout=DEADLINE, check=False)
+                    self.assertEqual(run.returncode, 1)
+                    self.assertIn('dynamic sysbus', run.stderr)
+
+
+for _board in boards():
+    setattr(Boards, 'test_' + re.sub(r'\W+', '_', _board.name),
+            lambda self, board=_board: self.check(board))
+
+
+@functools.cache
+def machines(program):
+    """The default CPU of each of its machines, '' if it has none."""
+    run = subprocess.run(
+        [program, '-machine', 'none', '-display', 'none', '-qmp', 'stdio'],
+        input='{"execute": "qmp_capabilities"}{"execute": "query-machines"}'
+              '{"execute": "quit"}',
+        text=True, stdout=subprocess.PIPE, timeout=DEADLINE, check=True)
+    answers = [json.loads(line) for line in run.stdout.splitlines()]
+    found, = (answer['return'] for answer in answers
+              if isinstance(answer.get('return'), list))
+    return {machine['name']: machine.get('default-cpu-type', '')
+            for machine in found} | {
+            machine['alias']: machine.get('default-cpu-type', '')
+            for machine in found if 'alias' in machine}
+
+
+if __name__ == '__main__':
+    unittest.main()
