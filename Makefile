@@ -39,6 +39,11 @@ demo: qemu firmware ## build what is missing, run two machines that ring each ot
 demo-linux: qemu firmware linux ## the same with Linux machines, two at last
 	@tools/demo-linux
 
+demo-virt: qemu firmware ## Linux without PCI: ivshmem-flat on virt's platform bus
+	@tools/deps linux
+	@tools/build-linux uio
+	@tools/demo-linux --act virt
+
 check: ## build what is missing, run all tests, also with sanitizers
 	@tools/deps qemu firmware linux check sanitize
 	@tests/run $(notdir $(BUILD)) $(if $(FLAVOUR),,$(notdir $(BUILD))-sanitize)
@@ -103,5 +108,5 @@ docs: ## build QEMU's documentation, warnings are errors; see build/docs
 clean: ## remove all that was built, but not what was downloaded
 	rm -rf build
 
-.PHONY: help demo demo-linux check check-ci check-all stress bench coverage \
+.PHONY: help demo demo-linux demo-virt check check-ci check-all stress bench coverage \
 	 fuzz deps qemu firmware linux apply patches docs clean

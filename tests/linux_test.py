@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
 from ivshmem_lab import BUILD, Lab, LabError, listens       # noqa: E402
 from ivshmem_machines import (FIRMWARE, LINUX, QEMU_AARCH64,  # noqa: E402
-                              check_exchange, cortex_m, linux)
+                              check_exchange, cortex_m, linux, linux_flat)
 
 BIN = BUILD / 'bin'
 DEADLINE = 300      # seconds for each test, on a machine under load
@@ -163,6 +163,34 @@ class Exchange(LinuxTest):
             self.lab.wait_for_line(machine, f'vector {vector}')
         self.wait_for_end(machine)
         self.assertIn('ivshmem-peer ended with status 0', machine.lines)
+
+
+class Virt(LinuxTest):
+    """Linux with ivshmem-flat on the platform bus; `make demo-virt` builds
+    its kernel module."""
+
+    def setUp(self):
+        super().setUp()
+        if not (LINUX / 'initramfs-uio').exists():
+            self.skipTest('`make demo-virt` has not been run')
+        self.lab.start_server(self.lab.server_command(BIN))
+
+    def exchange(self, device):
+        machines = [
+            self.lab.start('linux', linux_flat(
+                BIN / 'qemu-system-aarch64', self.lab.socket_path,
+                device=device)),
+            self.lab.start('cortex-m', cortex_m(
+                BIN / 'qemu-system-arm', self.lab.socket_path))]
+        for machine in machines:
+            self.wait_for_end(machine)
+            self.assertEqual(len(check_exchange(machine, 1000)), 1)
+
+    def test_edge(self):
+        self.exchange('')
+
+    def test_level(self):
+        self.exchange(',revision=0')
 
 
 class Documentation(LinuxTest):

@@ -60,6 +60,23 @@ def linux(socket, words='exchange', qemu=QEMU_AARCH64, vectors=1,
             '-device', f'ivshmem-doorbell,chardev=ivshmem,vectors={vectors}']
 
 
+def linux_flat(qemu, socket, words='exchange', device='', files=LINUX):
+    """The command line of a Linux machine with ivshmem-flat.
+
+    qemu    the qemu-system-aarch64 that has ivshmem-flat
+    device  more of the device's properties, such as ',revision=0'
+
+    virt's platform bus has the device: nothing but the device tree tells Linux
+    of it.
+    """
+    return [qemu, '-machine', 'virt', '-cpu', 'cortex-a53', '-m', '64',
+            '-nographic', '-nic', 'none', '-no-reboot',
+            '-kernel', files / 'kernel', '-initrd', files / 'initramfs-uio',
+            '-append', f'console=ttyAMA0 quiet cma=0 panic=-1 -- {words}',
+            '-chardev', f'socket,id=ivshmem,path={socket}',
+            '-device', f'ivshmem-flat,chardev=ivshmem{device}']
+
+
 def check_exchange(machine, messages):
     """Check that a machine's exchange went well, by what it printed.
 

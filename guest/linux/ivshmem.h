@@ -7,10 +7,12 @@
  */
 
 /*
- * One interface, two ways to be a peer; a program links one of them:
+ * One interface, three ways to be a peer; a program links one of them:
  *
  *     ivshmem_vfio.c      in a virtual machine, through the PCI device
  *                         ivshmem-doorbell, which vfio-pci drives
+ *     ivshmem_uio.c       in a virtual machine, through ivshmem-flat on its
+ *                         platform bus, which uio_pdrv_genirq drives
  *     ivshmem_client.c    on the host, as a client of ivshmem-server
  *
  *     struct ivshmem *ivshmem = ivshmem_open(where);
@@ -47,8 +49,8 @@ struct ivshmem {
 /**
  * ivshmem_open: connect, and listen to the own vectors
  *
- * @where: in a virtual machine the device's PCI address, as 0000:00:01.0; on
- *         the host the path of the server's socket
+ * @where: in a virtual machine the device's PCI address, as 0000:00:01.0, or
+ *         /dev/uio0; on the host the path of the server's socket
  *
  * The memory may be mapped as device memory: access it with aligned loads and
  * stores, byte by byte if need be, and not with memcpy().

@@ -26,8 +26,9 @@
 static const char usage[] =
     "usage: %s WHERE [COMMAND]\n"
     "\n"
-    "WHERE is an ivshmem server's socket on the host, or the PCI address of\n"
-    "an ivshmem-doorbell device in a virtual machine. COMMAND is one of\n"
+    "WHERE is an ivshmem server's socket on the host, or, in a virtual\n"
+    "machine, the PCI address of an ivshmem-doorbell device, or /dev/uio0, an\n"
+    "ivshmem-flat device. COMMAND is one of\n"
     "\n"
     "  exchange [messages=N] [peers=N] [vectors=N]\n"
     "                         exchange N messages (1000) with each of N peers\n"
