@@ -326,6 +326,32 @@ class Later(unittest.TestCase):
         self.machine.ring(LATER)
         self.check_end()
 
+    def test_server_is_not_read(self):
+        """Doorbells to peers that it announces wait, up to 64 of them."""
+        self.machine.fail('recvmsg', errno.EAGAIN)
+        later = self.server.send_vector(LATER)
+        self.machine.ring(LATER)
+        self.machine.ring(LATER, 1)
+        for peer in range(100, 170):
+            self.machine.ring(peer)
+        self.assertEqual(counter(later), 0)
+        self.machine.fail('', 0)
+        self.machine.wait_for(lambda: counter(later), 'doorbell')
+        self.machine.fail('recvmsg', errno.EAGAIN)
+        self.server.send_vector(LATER)
+        self.wait_for_hit()
+        self.check_end(fds=2)
+
+    def test_server_goes_while_a_doorbell_waits(self):
+        self.machine.fail('recvmsg', errno.EAGAIN)
+        later = self.server.send_vector(LATER)
+        self.machine.ring(LATER)
+        self.machine.fail('recvmsg', errno.ECONNRESET)
+        self.machine.wait_for(self.machine.stderr, 'warning')
+        self.assertEqual(counter(later), 0)
+        self.check_end(fds=-1, stderr='^[^\n]*server at chardev .* is gone'
+                       '[^\n]*\n$')
+
     def test_counter_cannot_be_examined(self):
         self.machine.fail('poll', errno.ENOMEM)
         self.machine.ring(PEER)
@@ -337,6 +363,20 @@ class Later(unittest.TestCase):
             self.machine.fail('write', error)
             self.machine.ring(PEER)
             self.assertEqual(counter(self.peer), 0)
+        self.check_end()
+
+    def test_peer_is_rung_again_after_a_signal(self):
+        self.machine.fail('write', errno.EINTR, 1)
+        self.machine.ring(PEER)
+        self.assertEqual(counter(self.peer), 1)
+        self.check_end()
+
+    def test_own_counter_cannot_be_read_without_waiting(self):
+        """As in Linux before 5.8."""
+        self.machine.fail('preadv2', errno.EOPNOTSUPP, 1)
+        os.eventfd_write(self.own, 1)
+        self.wait_for_hit()
+        self.machine.wait_for(self.machine.interrupted, 'interrupt')
         self.check_end()
 
     def test_own_counter_cannot_be_read(self):

@@ -131,7 +131,8 @@ static void ivshmem_flat_ring(IvshmemFlat *s, int eventfd, unsigned peer,
      * belongs to the open file that all peers share, and each QEMU that joins
      * clears it. A full counter means that the interrupt is pending already.
      */
-    if (g_poll(&pfd, 1, 0) != 1 || !(pfd.revents & G_IO_OUT) ||
+    g_poll(&pfd, 1, 0);
+    if (!(pfd.revents & G_IO_OUT) ||
         RETRY_ON_EINTR(write(eventfd, &one, sizeof(one))) != sizeof(one)) {
         ivshmem_flat_drop_doorbell(s, peer, vector, "counter is full");
         return;
@@ -509,10 +510,8 @@ static const char *ivshmem_flat_file_kind(mode_t mode)
         return "a directory";
     case S_IFCHR:
         return "a character device";
-    case S_IFBLK:
-        return "a block device";
     default:
-        return "no file";
+        return "something else";
     }
 }
 
@@ -532,7 +531,7 @@ static bool ivshmem_flat_check_shmem(IvshmemFlat *s, int fd, Error **errp)
                    "file", ivshmem_flat_file_kind(st.st_mode));
         return false;
     }
-    if ((flags & O_ACCMODE) != O_RDWR || (flags & O_PATH)) {
+    if ((flags & O_ACCMODE) != O_RDWR) {
         error_setg(errp, "server sent shared memory that is not open for "
                    "reading and writing, expected both");
         return false;

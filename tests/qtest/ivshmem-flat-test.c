@@ -496,6 +496,16 @@ static void wait_threads(QTestState *qts, unsigned n)
     }
 }
 
+static void wait_fds(QTestState *qts, unsigned n)
+{
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+
+    while (count_fds(qts) != n) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(100);
+    }
+}
+
 static unsigned count_lines(const char *path, const char *what)
 {
     g_autofree char *text = NULL;
@@ -1810,6 +1820,21 @@ static void test_properties_refused(void)
     }
 }
 
+/* A placeholder for what QEMU does not model is as good as nothing. */
+static void test_property_on_an_unimplemented_device(void)
+{
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    QTestState *qts;
+
+    qts = machine(srv->path, "-machine mps2-an385 -device ivshmem-flat,"
+                  "chardev=ivshmem,x-bus-address-iomem=0x40040000,"
+                  "x-bus-address-shmem=0x70000000");
+    qtest_writel(qts, 0x40040000, 0x12345678);
+    g_assert_cmphex(qtest_readl(qts, 0x40040000), ==, 0x12345678);
+    qtest_quit(qts);
+    server_free(srv);
+}
+
 static void test_property_chardev(void)
 {
     g_autofree char *dir = g_dir_make_tmp("ivshmem-flat-test-XXXXXX", NULL);
@@ -1823,6 +1848,10 @@ static void test_property_chardev(void)
     assert_refused("chardev 'c' is a chardev-null, expected a UNIX socket",
                    "-machine mps2-an385 -chardev null,id=c "
                    "-device ivshmem-flat,chardev=c," AT);
+    assert_refused("chardev 'c' is a chardev-socket, expected a UNIX socket",
+                   "-machine mps2-an385 "
+                   "-chardev socket,id=c,host=localhost,port=0,server=on,"
+                   "wait=off -device ivshmem-flat,chardev=c," AT);
     assert_refused("chardev 'c' listens",
                    "-machine mps2-an385 "
                    "-chardev socket,id=c,path=%s,server=on,wait=off "
@@ -2048,6 +2077,10 @@ static void test_board_iothread(const void *board)
                   (const char *)board);
     fake_join(srv);
     ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
+                    "'/machine', 'property': 'ivshmem-chardev' } }");
+    g_assert_cmpstr(qdict_get_str(ret, "return"), ==, "ivshmem");
+    qobject_unref(ret);
+    ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
                     "'/machine', 'property': 'ivshmem-iothread' } }");
     g_assert_cmpstr(qdict_get_str(ret, "return"), ==, "/objects/io");
     qobject_unref(ret);
@@ -2063,8 +2096,14 @@ static void test_board_bare(const void *board)
     QTestState *qts = qtest_initf("-machine %s", (const char *)board);
     g_autofree char *qtree = qtest_hmp(qts, "info qtree");
 
+    QDict *ret;
+
     g_assert_nonnull(strstr(qtree, "cmsdk-apb-uart"));
     g_assert_null(strstr(qtree, "ivshmem"));
+    ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
+                    "'/machine', 'property': 'ivshmem-chardev' } }");
+    g_assert_cmpstr(qdict_get_str(ret, "return"), ==, "");
+    qobject_unref(ret);
     qtest_quit(qts);
 }
 
@@ -2369,6 +2408,35 @@ static void test_restart_with_silence(void)
                                         "the protocol version"), ==, 1);
     qtest_quit(qts);
     unlink(errors);
+    fake_free(srv);
+}
+
+/* Two file systems may number their files alike. */
+static void test_restart_with_a_file_elsewhere(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    g_autofree char *file = g_build_filename(srv->dir, "file", NULL);
+    QTestState *qts;
+    uint32_t word;
+
+    fake_script_greeting(srv, 100);
+    fake_script_vector(srv, 100);
+    qts = reconnecting_machine(srv, "", errors);
+    fake_restart(srv);
+    srv->shm = fake_own(srv, open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    g_assert_cmpint(ftruncate(srv->shm, SHMEM_SIZE), ==, 0);
+    fake_script_greeting(srv, 101);
+    fake_script_vector(srv, 101);
+    fake_start(srv);
+    fake_wait_client(srv);
+    wait_id(qts, 101);
+    qtest_writel(qts, SHMEM, 0x12345678);
+    g_assert_cmpint(pread(srv->shm, &word, sizeof(word), 0), ==, sizeof(word));
+    g_assert_cmphex(le32_to_cpu(word), ==, 0x12345678);
+    qtest_quit(qts);
+    unlink(errors);
+    unlink(file);
     fake_free(srv);
 }
 
@@ -2764,6 +2832,37 @@ static void test_migration_while_the_server_restarts(void)
     fake_free(srv);
 }
 
+/* Nor is memory that is awaited. */
+static void test_migration_while_the_other_server_restarts(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
+    QTestState *qts;
+
+    fake_script_greeting(srv, 0);
+    fake_script_vector(srv, 0);
+    fake_start(srv);
+    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
+                      "-machine mps2-an385 -device ivshmem-flat,id=ivs,"
+                      "master=on,chardev=ivshmem," AT "," WIRED " "
+                      "-incoming defer 2>%s", srv->path, errors);
+    fake_wait_client(srv);
+    fake_restart(srv);
+    srv->shm = fake_memory(srv, SHMEM_SIZE);
+    fake_script_greeting(srv, 0);
+    fake_start(srv);
+    fake_wait_client(srv);
+    while (!count_lines(errors, "during a migration")) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(100);
+    }
+    g_assert_false(is_connected(qts));
+    qtest_quit(qts);
+    unlink(errors);
+    fake_free(srv);
+}
+
 static void test_snapshot(void)
 {
     Server *srv = server_new(SHMEM_SIZE, 1);
@@ -3072,8 +3171,8 @@ static void test_greeting_memory_kind(void)
     check_memory(srv, srv->listener, "server sent a socket as shared memory");
 
     srv = fake_new();
-    check_memory(srv, fake_eventfd(srv), "as shared memory, expected a "
-                                         "regular file");
+    check_memory(srv, fake_eventfd(srv), "server sent something else as "
+                                         "shared memory, expected a regular");
 
     srv = fake_new();
     check_memory(srv, fake_own(srv, open(srv->dir, O_RDONLY | O_DIRECTORY)),
@@ -3549,9 +3648,7 @@ static void test_server_gone(void)
 
     fake_hang_up(r.srv);
     r.nfds--; /* the connection */
-    while (count_fds(r.qts) != r.nfds) {
-        qtest_readl(r.qts, IVPOSITION);
-    }
+    wait_fds(r.qts, r.nfds);
     running_check(&r);
     qtest_writel(r.qts, DOORBELL, doorbell(7, 0)); /* nobody */
     check_idle(r.qts);
@@ -3573,9 +3670,7 @@ static void test_server_gone_in_a_message(void)
     fake_send(r.srv, m);
     fake_hang_up(r.srv);
     r.nfds--;
-    while (count_fds(r.qts) != r.nfds) {
-        qtest_readl(r.qts, IVPOSITION);
-    }
+    wait_fds(r.qts, r.nfds);
     running_check(&r);
     g_assert_cmpint(count_lines(r.errors, "\n"), ==, 1);
     running_free(&r);
@@ -3596,6 +3691,32 @@ static void test_server_gone_after_the_greeting(void)
     g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
     check_idle(qts);
     qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* It ends before there is a device that could notice. */
+static void test_server_gone_before_the_greeting(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    unsigned nfds;
+    QTestState *qts;
+
+    fake_start(srv);
+    qts = machine(srv->path, "--preconfig -machine mps2-an385 "
+                  "-device ivshmem-flat,chardev=ivshmem," AT " 2>%s", errors);
+    fake_join(srv);
+    nfds = count_fds(qts);
+    fake_hang_up(srv);
+    wait_fds(qts, nfds - 1);
+    qtest_set_expected_status(qts, EXIT_FAILURE);
+    qtest_qmp_send(qts, "{ 'execute': 'x-exit-preconfig' }");
+    qtest_wait_qemu(qts);
+    g_assert_cmpint(count_lines(errors, "\n"), ==, 1);
+    g_assert_cmpint(count_lines(errors, "chardev 'ivshmem' is not connected"),
+                    ==, 1);
+    qtest_quit(qts);
+    unlink(errors);
     fake_free(srv);
 }
 
@@ -3685,6 +3806,29 @@ static void test_server_stopped_at_start(void)
     fake_send(srv, rest);
     wait_known(qts, PEER_ID, 0, fd);
     qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* A server that never stops telling of peers does not delay the start. */
+static void test_server_never_stops(void)
+{
+    FakeServer *srv = fake_new();
+    gint64 start = g_get_monotonic_time();
+    int fd = fake_eventfd(srv);
+    QTestState *qts;
+
+    fake_script_greeting(srv, OWN_ID);
+    for (unsigned i = 0; i < 150; i++) {
+        fake_script_fd(srv, 100 + i, fd);
+    }
+    srv->pause_us = G_USEC_PER_SEC / 10;
+    fake_start(srv);
+    qts = wired_machine(srv->path);
+    g_assert_cmpint(g_get_monotonic_time() - start, <, 30 * G_USEC_PER_SEC);
+    qtest_writel(qts, DOORBELL, doorbell(100, 0));
+    g_assert_cmpint(rung(fd), ==, 1);
+    qtest_quit(qts);
+    fake_join(srv);
     fake_free(srv);
 }
 
@@ -3823,6 +3967,43 @@ static void test_guest_touches_all_memory(void)
     }
     qtest_quit(qts);
     fake_free(srv);
+}
+
+/* What a guest does wrong is logged, if somebody asks for it. */
+static void test_guest_errors(void)
+{
+    static const struct {
+        Access access;
+        const char *expected;
+    } cases[] = {
+        { { READ, 4, 0xc }, "read of the write-only register DOORBELL" },
+        { { READ, 4, 0x10 }, "read of the reserved offset 0x10" },
+        { { WRITE, 4, 0x8 }, "write to the read-only register IVPOSITION" },
+        { { WRITE, 2, 0xc }, "write of 2 bytes to DOORBELL, expected 4" },
+        { { WRITE, 1, 0xff }, "write to the reserved offset 0xff" },
+    };
+    Server *srv = server_new(SHMEM_SIZE, 1);
+    g_autofree char *log = g_build_filename(srv->dir, "log", NULL);
+    QTestState *qts;
+
+    qts = machine(srv->path, "-machine mps2-an385 -d guest_errors -D %s "
+                  "-device ivshmem-flat,chardev=ivshmem," AT, log);
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        const Access *a = &cases[i].access;
+
+        if (a->kind == WRITE) {
+            write_size(qts, IOMEM + a->offset, a->size, 0);
+        } else {
+            read_size(qts, IOMEM + a->offset, a->size);
+        }
+    }
+    qtest_quit(qts);
+    g_assert_cmpint(count_lines(log, "\n"), ==, ARRAY_SIZE(cases));
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        g_assert_cmpint(count_lines(log, cases[i].expected), ==, 1);
+    }
+    unlink(log);
+    server_free(srv);
 }
 
 /*
@@ -4205,6 +4386,26 @@ static void test_property_iothread(void)
     fake_free(srv);
 }
 
+/* A device on board is there before it is realized. */
+static void test_introspection_before_realize(void)
+{
+    static const char *const lists[] = { "peers", "interrupts" };
+    QTestState *qts = qtest_init("--preconfig -machine mps2-an385-ivshmem");
+    QDict *ret;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(lists); i++) {
+        ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
+                        "'/machine/ivshmem', 'property': %s } }", lists[i]);
+        g_assert_true(qlist_empty(qdict_get_qlist(ret, "return")));
+        qobject_unref(ret);
+    }
+    ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
+                    "'/machine/ivshmem', 'property': 'connected' } }");
+    g_assert_false(qdict_get_bool(ret, "return"));
+    qobject_unref(ret);
+    qtest_quit(qts);
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -4297,6 +4498,8 @@ int main(int argc, char **argv)
 
     qtest_add_func("/ivshmem-flat/properties/refused",
                    test_properties_refused);
+    qtest_add_func("/ivshmem-flat/properties/on-an-unimplemented-device",
+                   test_property_on_an_unimplemented_device);
     qtest_add_func("/ivshmem-flat/properties/chardev",
                    test_property_chardev);
     qtest_add_func("/ivshmem-flat/properties/shmem-size",
@@ -4344,6 +4547,8 @@ int main(int argc, char **argv)
                    test_restart_with_other_memory);
     qtest_add_func("/ivshmem-flat/restart/bad-greeting",
                    test_restart_with_a_bad_greeting);
+    qtest_add_func("/ivshmem-flat/restart/file-elsewhere",
+                   test_restart_with_a_file_elsewhere);
     qtest_add_func("/ivshmem-flat/restart/silence", test_restart_with_silence);
     qtest_add_func("/ivshmem-flat/restart/real-server",
                    test_restart_of_the_real_server);
@@ -4364,6 +4569,8 @@ int main(int argc, char **argv)
                    test_migration_without_servers);
     qtest_add_func("/ivshmem-flat/migration/while-the-server-restarts",
                    test_migration_while_the_server_restarts);
+    qtest_add_func("/ivshmem-flat/migration/other-server-restarts",
+                   test_migration_while_the_other_server_restarts);
     qtest_add_func("/ivshmem-flat/migration/snapshot", test_snapshot);
     qtest_add_func("/ivshmem-flat/migration/snapshot-without-master",
                    test_snapshot_without_master);
@@ -4420,6 +4627,8 @@ int main(int argc, char **argv)
     qtest_add_func("/ivshmem-flat/server/gone", test_server_gone);
     qtest_add_func("/ivshmem-flat/server/gone-in-a-message",
                    test_server_gone_in_a_message);
+    qtest_add_func("/ivshmem-flat/server/gone-before-the-greeting",
+                   test_server_gone_before_the_greeting);
     qtest_add_func("/ivshmem-flat/server/gone-after-the-greeting",
                    test_server_gone_after_the_greeting);
     qtest_add_func("/ivshmem-flat/server/gone-at-start",
@@ -4428,6 +4637,8 @@ int main(int argc, char **argv)
     qtest_add_func("/ivshmem-flat/server/stopped", test_server_stopped);
     qtest_add_func("/ivshmem-flat/server/stopped-at-start",
                    test_server_stopped_at_start);
+    qtest_add_func("/ivshmem-flat/server/never-stops",
+                   test_server_never_stops);
     qtest_add_func("/ivshmem-flat/server/stopped-in-a-message",
                    test_server_stopped_in_a_message);
     qtest_add_func("/ivshmem-flat/server/out-of-fds", test_out_of_fds);
@@ -4437,6 +4648,7 @@ int main(int argc, char **argv)
                    test_guest_touches_everything);
     qtest_add_func("/ivshmem-flat/guest/touches-all-memory",
                    test_guest_touches_all_memory);
+    qtest_add_func("/ivshmem-flat/guest/errors", test_guest_errors);
     qtest_add_func("/ivshmem-flat/guest/floods", test_guest_floods);
     qtest_add_func("/ivshmem-flat/life/reset-in-traffic",
                    test_reset_in_traffic);
@@ -4444,6 +4656,8 @@ int main(int argc, char **argv)
     qtest_add_func("/ivshmem-flat/life/hotplug-is-refused",
                    test_hotplug_is_refused);
     qtest_add_func("/ivshmem-flat/life/introspection", test_introspection);
+    qtest_add_func("/ivshmem-flat/life/introspection-before-realize",
+                   test_introspection_before_realize);
 
     for (unsigned i = 0; i < ARRAY_SIZE(iothreads); i++) {
         static const struct {
