@@ -111,18 +111,12 @@ def measure(program, profiles, src):
 
 
 def explanations():
-    """{description: why}, from blocks of a description and indented lines."""
-    result = {}
-    key = None
-    for line in EXPLANATIONS.read_text(encoding='utf-8').split('\n'):
-        if line.startswith('#'):
-            continue
-        if line.startswith(' ') and key:
-            result[key] += line.strip() + ' '
-        elif line:
-            key = line
-            result[key] = ''
-    return result
+    """{description: why}, from blocks of descriptions and indented lines."""
+    text = re.sub('^#.*\n', '', EXPLANATIONS.read_text(encoding='utf-8'),
+                  flags=re.M)
+    blocks = re.findall(r'((?:^\S.*\n)+)((?:^ +.*\n)+)', text, re.M)
+    return {piece: why for pieces, why in blocks for piece in
+            pieces.splitlines()}
 
 
 def table(sources):
