@@ -419,11 +419,11 @@ class Tools(Case):
                             'qemu_10.0.dsc', 'No space left')
         self.assertFalse((self.dir / 'src').exists())
 
-    def fill_linux_cache(self):
+    def fill_linux_cache(self, name='linux-trixie'):
         files = {'linux-image-6.1.deb': 'kernel\n', 'busybox.deb': 'shell\n'}
         sums = ''.join(f'{hashlib.sha256(text.encode()).hexdigest()}  {name}\n'
                        for name, text in files.items())
-        lay(self.dir / 'cache/ivshmem-flat/linux-trixie',
+        lay(self.dir / 'cache/ivshmem-flat' / name,
             {**files, 'SHA256SUMS': sums})
         # as dpkg-deb -x DEB DIR
         self.stand_in('dpkg-deb', 'mkdir -p "$3"; cp "$2" "$3"')
@@ -446,6 +446,17 @@ class Tools(Case):
         self.assertIn('using the cache', run.stdout)
         self.assertEqual(contents(self.dir / 'src'), {
             'linux-image-6.1.deb': 'kernel\n', 'busybox.deb': 'shell\n'})
+
+    def test_fetch_headers_from_the_cache_of_their_kernel(self):
+        self.fill_linux_cache('linux-trixie-6.12.1-cloud-arm64')
+        for kernel, status in ('6.12.1-cloud-arm64', 0), ('6.12.2', 1):
+            run = self.tool('fetch-linux', 'trixie', self.dir / 'src', kernel)
+            self.assertEqual(run.returncode, status, run.stderr)
+        self.assertIn('busybox.deb', contents(self.dir / 'src'))
+
+    def test_build_linux_for_an_unknown_driver(self):
+        self.check_one_line(self.tool('build-linux', 'xyz'),
+                            "'xyz'", 'vfio or uio')
 
     def test_fetch_linux_from_a_damaged_cache(self):
         self.fill_linux_cache()
