@@ -2,7 +2,7 @@
 """Linux and Cortex-M machines on one server, and tools/demo-linux.
 
 The Linux machines run on Debian's qemu-system-aarch64, or on QEMU_AARCH64 of
-the environment. Needs what `make
+the environment, and one of the party's on that in build/bin. Needs what `make
 demo-linux` builds; qemu-system-arm and ivshmem-server are looked for in
 build/bin (or $BUILD/bin).
 """
