@@ -13,8 +13,8 @@
 /* UART 0, a CMSDK APB UART */
 #define BOARD_UART 0x40004000u
 
-/* timer 0, a CMSDK APB timer that runs at BOARD_CLOCK_HZ */
-#define BOARD_TIMER 0x40000000u
+/* the FPGA's system control and I/O */
+#define BOARD_FPGAIO 0x40028000u
 
 /*
  * ivshmem-flat: where the machines mps2-*-ivshmem have it on board, and where
