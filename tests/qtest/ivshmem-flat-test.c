@@ -1820,6 +1820,34 @@ static void test_properties_refused(void)
     }
 }
 
+/* A platform bus finds places, and inputs, for a device that has none. */
+static void test_property_on_a_platform_bus(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *mtree = NULL;
+    QTestState *qts;
+    uint64_t iomem;
+    char *at;
+
+    fake_script_greeting(srv, OWN_ID);
+    fake_script_vector(srv, OWN_ID);
+    fake_start(srv);
+    qts = machine(srv->path, "-machine virt -nic none "
+                  "-device ivshmem-flat,chardev=ivshmem");
+    fake_join(srv);
+    mtree = qtest_hmp(qts, "info mtree -f");
+    at = strstr(mtree, "ivshmem-flat-registers");
+    g_assert_nonnull(at);
+    while (at > mtree && at[-1] != '\n') {
+        at--;
+    }
+    iomem = g_ascii_strtoull(g_strchug(at), NULL, 16);
+    g_assert_cmpint(qtest_readl(qts, iomem + (IVPOSITION - IOMEM)), ==,
+                    OWN_ID);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 /* A placeholder for what QEMU does not model is as good as nothing. */
 static void test_property_on_an_unimplemented_device(void)
 {
@@ -3832,6 +3860,35 @@ static void test_server_never_stops(void)
     fake_free(srv);
 }
 
+/*
+ * A semaphore that rings without end, here 2^32 - 1 times: the machine still
+ * answers its monitor.
+ */
+static void test_server_rings_without_end(void)
+{
+    static const char *const iothreads[] = { "", ",iothread=io" };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(iothreads); i++) {
+        FakeServer *srv = fake_new();
+        QTestState *qts;
+
+        fake_script_greeting(srv, OWN_ID);
+        fake_script_fd(srv, OWN_ID,
+                       fake_own(srv, eventfd(UINT32_MAX, EFD_SEMAPHORE)));
+        fake_start(srv);
+        qts = machine(srv->path, "-machine mps2-an385 -object iothread,id=io "
+                      "-device ivshmem-flat,chardev=ivshmem," AT "," WIRED
+                      "%s", iothreads[i]);
+        fake_join(srv);
+        for (unsigned j = 0; j < 100; j++) {
+            wait_interrupt(qts, INPUT);
+            qtest_qmp_assert_success(qts, "{ 'execute': 'query-status' }");
+        }
+        qtest_quit(qts);
+        fake_free(srv);
+    }
+}
+
 /* A server that stops in a message later holds nobody up. */
 static void test_server_stopped_in_a_message(void)
 {
@@ -4498,6 +4555,10 @@ int main(int argc, char **argv)
 
     qtest_add_func("/ivshmem-flat/properties/refused",
                    test_properties_refused);
+    if (qtest_has_machine("virt")) {
+        qtest_add_func("/ivshmem-flat/properties/on-a-platform-bus",
+                       test_property_on_a_platform_bus);
+    }
     qtest_add_func("/ivshmem-flat/properties/on-an-unimplemented-device",
                    test_property_on_an_unimplemented_device);
     qtest_add_func("/ivshmem-flat/properties/chardev",
@@ -4637,6 +4698,8 @@ int main(int argc, char **argv)
     qtest_add_func("/ivshmem-flat/server/stopped", test_server_stopped);
     qtest_add_func("/ivshmem-flat/server/stopped-at-start",
                    test_server_stopped_at_start);
+    qtest_add_func("/ivshmem-flat/server/rings-without-end",
+                   test_server_rings_without_end);
     qtest_add_func("/ivshmem-flat/server/never-stops",
                    test_server_never_stops);
     qtest_add_func("/ivshmem-flat/server/stopped-in-a-message",
