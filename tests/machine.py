@@ -69,6 +69,7 @@ class Monitor:
 class MachineTest(unittest.TestCase):
     """Has a server, and is a peer itself: the one with id 0."""
     maxDiff = None
+    size = SIZE         # of the shared memory
 
     def setUp(self):
         self.assertTrue((BIN / 'ivshmem-server').exists(),
@@ -78,7 +79,7 @@ class MachineTest(unittest.TestCase):
         self.lab.__enter__()
         self.addCleanup(self.lab.__exit__)
         self.lab.start_server(self.lab.server_command(
-            BIN, '-l', str(SIZE), '-n', '4'))
+            BIN, '-l', str(self.size), '-n', '4'))
         self.peer = Peer(self.lab.socket_path)
         self.addCleanup(self.peer.close)
 
