@@ -1287,7 +1287,9 @@ static void ivshmem_flat_remove_spare_outputs(IvshmemFlat *s)
     for (unsigned i = s->vectors; i < IVSHMEM_FLAT_MAX_VECTORS; i++) {
         g_autofree char *name = g_strdup_printf(SYSBUS_DEVICE_GPIO_IRQ "[%u]",
                                                 i);
-        object_property_del(OBJECT(s), name);
+        if (object_property_find(OBJECT(s), name)) { /* or it was here before */
+            object_property_del(OBJECT(s), name);
+        }
     }
     QLIST_FOREACH(list, &DEVICE(s)->gpios, node) {
         if (!g_strcmp0(list->name, SYSBUS_DEVICE_GPIO_IRQ)) {

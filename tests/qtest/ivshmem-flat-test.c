@@ -4443,6 +4443,38 @@ static void test_property_iothread(void)
     fake_free(srv);
 }
 
+/* A user who takes the device away may bring it back. */
+static void test_realized_again(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+
+    fake_script_greeting(srv, 100);
+    fake_script_vector(srv, 100);
+    fake_start(srv);
+    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
+                      "-machine virt -nic none "
+                      "-device ivshmem-flat,id=ivs,chardev=ivshmem", srv->path);
+    fake_wait_client(srv);
+    for (unsigned id = 101; id < 104; id++) {
+        qtest_qmp_assert_success(qts, "{ 'execute': 'qom-set', 'arguments': "
+                                 "{ 'path': '/machine/peripheral/ivs', "
+                                 "'property': 'realized', 'value': false } }");
+        fake_restart(srv);
+        fake_script_greeting(srv, id);
+        fake_script_vector(srv, id);
+        fake_start(srv);
+        fake_wait_client(srv);
+        qtest_qmp_assert_success(qts, "{ 'execute': 'qom-set', 'arguments': "
+                                 "{ 'path': '/machine/peripheral/ivs', "
+                                 "'property': 'realized', 'value': true } }");
+        g_assert_cmpint(get_number(qts, "id"), ==, id);
+        g_assert_true(is_connected(qts));
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 /* A device on board is there before it is realized. */
 static void test_introspection_before_realize(void)
 {
@@ -4719,6 +4751,10 @@ int main(int argc, char **argv)
     qtest_add_func("/ivshmem-flat/life/hotplug-is-refused",
                    test_hotplug_is_refused);
     qtest_add_func("/ivshmem-flat/life/introspection", test_introspection);
+    if (qtest_has_machine("virt")) {
+        qtest_add_func("/ivshmem-flat/life/realized-again",
+                       test_realized_again);
+    }
     qtest_add_func("/ivshmem-flat/life/introspection-before-realize",
                    test_introspection_before_realize);
 
