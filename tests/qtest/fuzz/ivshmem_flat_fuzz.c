@@ -1092,6 +1092,39 @@ static bool set_properties(Run *r)
     return ok;
 }
 
+/* Goes on to an own vector; returns whether the socket took it all. */
+static bool server_complete(Run *r)
+{
+    const uint8_t memory = GOOD_MEMORY;
+    const uint8_t eventfd = 0;
+
+    server_send(r, (uint8_t[8]) {}, -r->stream->len & 7, NULL, 0);
+    model_read(r);
+    while (!r->bad_greeting && !r->nown) {
+        unsigned messages = r->messages;
+
+        switch (messages) {
+        case 0:
+            server_send_value(r, 0, NULL, 0);
+            break;
+        case 1:
+            server_send_value(r, 1, NULL, 0);
+            break;
+        case 2:
+            server_send_value(r, -1, &memory, 1);
+            break;
+        default:
+            server_send_value(r, r->id, &eventfd, 1);
+            break;
+        }
+        model_read(r);
+        if (r->messages == messages) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool realize(Run *r, bool properties_ok)
 {
     g_autoptr(Error) err = NULL;
@@ -1105,15 +1138,10 @@ static bool realize(Run *r, bool properties_ok)
      */
     model_read(r);
     if (!r->bad_greeting && !r->nown && properties_ok) {
-        if (r->reconnects && r->messages >= 3) {
-            server_send(r, (uint8_t[8]) {}, -r->stream->len & 7, NULL, 0);
-            server_send_value(r, r->id, (uint8_t[1]) { 0 }, 1);
-            model_read(r);
-            if (!r->nown) {
-                return false; /* the socket was full */
-            }
-        } else {
+        if (!r->reconnects) {
             server_hang_up(r);
+        } else if (!server_complete(r)) {
+            return false;
         }
     }
     if (!properties_ok || r->bad_greeting || r->messages < 3 ||
