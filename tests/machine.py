@@ -72,9 +72,9 @@ class MachineTest(unittest.TestCase):
     size = SIZE         # of the shared memory
 
     def setUp(self):
+        self.shown = []
         self.assertTrue((BIN / 'ivshmem-server').exists(),
                         f'{BIN}/ivshmem-server is missing')
-        self.shown = []
         self.lab = Lab(DEADLINE, lambda program, line: self.shown.append(line))
         self.lab.__enter__()
         self.addCleanup(self.lab.__exit__)
