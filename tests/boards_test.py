@@ -114,6 +114,8 @@ class Boards(MachineTest):
                         self.arguments(program, machine, ['']), text=True,
                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                         stderr=subprocess.PIPE, timeout=DEADLINE, check=False)
+                    if 'Could not find vbootrom image' in run.stderr:
+                        continue        # QEMU looks for this before
                     self.assertEqual(run.returncode, 1)
                     self.assertIn('dynamic sysbus', run.stderr)
 
