@@ -29,8 +29,6 @@ CONTROLLERS = {
     'virt, riscv32': PLIC,
     'virt, riscv64': PLIC,
 }           # all others have an NVIC
-# the first input that the platform bus of a machine wires
-PLATFORM_BUS = {'virt, riscv32': 64, 'virt, riscv64': 64}
 # machines that QEMU 10.0 lacks
 NOT_IN_10_0 = {'max78000fthr', 'ast2700fc'}
 
@@ -78,15 +76,11 @@ class Boards(MachineTest):
             self.skipTest('this QEMU has no such machine')
         self.assertEqual(board.registers % WINDOW, 0)
         self.assertEqual(board.memory % SIZE, 0)
-        wire = f',x-irq-qompath={board.input}'
-        number = re.search(r'\[(\d+)\]$', board.input)
-        if number:
-            number = int(number[1])
-        else:
-            wire, number = '', PLATFORM_BUS[board.name]
+        number = int(re.search(r'\[(\d+)\]$', board.input)[1])
         controller = CONTROLLERS.get(board.name, NVIC)
         self.start(board.program, board.machine,
-                   f'{wire},revision={controller.revision},'
+                   f',x-irq-qompath={board.input},'
+                   f'revision={controller.revision},'
                    f'x-bus-address-iomem={board.registers:#x},'
                    f'x-bus-address-shmem={board.memory:#x}')
         self.check_device(board.registers, board.memory, 1, controller,
