@@ -4000,7 +4000,7 @@ static void test_guest_touches_everything(void)
 /* Every offset and width of shared memory, which is one page here. */
 static void test_guest_touches_all_memory(void)
 {
-    const uint64_t size = sysconf(_SC_PAGESIZE);
+    const uint64_t size = qemu_real_host_page_size();
     const uint64_t pattern = 0x8877665544332211;
     FakeServer *srv = fake_new();
     QTestState *qts;
