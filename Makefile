@@ -99,6 +99,13 @@ patches: ## write the series of patches for upstream into build/patches
 		tools/fetch-qemu '$(QEMU)' '$(PRISTINE)'
 	@tools/patches $(if $(ANY_VERSION),--any-version) '$(PRISTINE)' '$(SERIES)'
 
+check-series: patches ## prove that series: applies, builds and passes step by step
+	@BUILD='$(BUILD)-series' tools/check-series '$(PRISTINE)' '$(SERIES)'
+
+check-qemu: ## run QEMU's own tests with the overlay, for all targets and variants
+	@tools/deps qemu
+	@tools/check-qemu
+
 docs: FLAVOUR = docs
 docs: ## build QEMU's documentation, warnings are errors; see build/docs
 	@tools/deps qemu docs
@@ -109,4 +116,5 @@ clean: ## remove all that was built, but not what was downloaded
 	rm -rf build
 
 .PHONY: help demo demo-linux demo-virt check check-ci check-all stress bench coverage \
-	 fuzz deps qemu firmware linux apply patches docs clean
+	 fuzz deps qemu firmware linux apply patches check-series \
+	 check-qemu docs clean
