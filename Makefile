@@ -104,7 +104,7 @@ check-series: patches ## prove that series: applies, builds and passes step by s
 	@BUILD='$(BUILD)-series' tools/check-series '$(PRISTINE)' '$(SERIES)'
 
 check-qemu: ## run QEMU's own tests with the overlay, for all targets and variants
-	@tools/deps qemu
+	@tools/deps qemu gates
 	@tools/check-qemu
 
 docs: FLAVOUR = docs
