@@ -52,8 +52,11 @@ check-ci: ## the same with each QEMU version, as .ci/run does
 	@tools/deps qemu firmware linux check sanitize
 	@tests/run 10.0 10.2 10.0-sanitize
 
-check-all: check-ci check-series check-qemu ## the same, and what takes longer
-	@FLAVOUR=clang BUILD='$(BUILD)-clang' tools/build-qemu
+check-all: check-ci check-all-10.0 check-all-10.2 ## the same, and what takes longer
+
+check-all-%:
+	@$(MAKE) QEMU=$* check-series check-qemu docs
+	@$(MAKE) QEMU=$* FLAVOUR=clang qemu
 
 stress: qemu firmware linux ## start machines STARTS=200 times, the server RESTARTS=1000
 	@RESTARTS=$(RESTARTS) tests/restart_test.py -v
