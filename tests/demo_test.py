@@ -95,7 +95,9 @@ class Demo(LabTest):
         self.objects = shared_memory_objects()
 
     def start(self, *options, name='demo'):
-        return self.lab.start(name, ['env', f'TMPDIR={self.folder}',
+        # We may be run by nohup, and a signal ignored is so by our children.
+        return self.lab.start(name, ['env', '--default-signal=HUP',
+                                     f'TMPDIR={self.folder}',
                                      ROOT / 'tools/demo', '--bin', BIN,
                                      '--firmware', FIRMWARE, '--timeout',
                                      DEADLINE, *options])
