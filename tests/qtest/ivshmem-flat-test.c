@@ -3647,7 +3647,7 @@ static void test_peers_come_and_go(void)
 {
     Running r = running_new();
     int fd = fake_eventfd(r.srv);
-    uint64_t before = 0;
+    G_GNUC_UNUSED uint64_t before = 0;
 
     for (unsigned id = 10; id < 10010; id++) {
         fake_send_fd(r.srv, id, fd);
