@@ -29,7 +29,10 @@ enum bench_job {
     BENCH_DOORBELL,
     /** store to INTRMASK, @count times */
     BENCH_REGISTER,
-    /** copy, fill or touch @size bytes at @address, @count times */
+    /**
+     * copy, fill or touch @size bytes of either memory, in turn, @count times;
+     * what each took is in the struct bench_turn at BENCH_MESSAGES
+     */
     BENCH_COPY,
     BENCH_FILL,
     BENCH_RANDOM,
@@ -56,14 +59,14 @@ struct bench_block {
     uint32_t count;
     uint32_t peer;
     uint32_t wait;
-    uint32_t address;
+    uint32_t address[2];
     uint32_t size;
     uint32_t batch;
     /* written by the machine */
     uint32_t done;
     uint32_t ticks;         /* of BENCH_HZ */
     uint32_t result;
-    uint32_t reserved[5];
+    uint32_t reserved[4];
     /* written by the other machine: which round it is */
     uint32_t round;
     uint32_t padding[15];
@@ -71,10 +74,15 @@ struct bench_block {
 
 _Static_assert(sizeof(struct bench_block) == 128, "layout");
 
+/** struct bench_turn: how long each memory took, in ticks */
+struct bench_turn {
+    uint32_t ticks[2];
+};
+
 /** What the machine's clock counts in a second. */
 #define BENCH_HZ 25000000u
 
-/** Blocks are at the start of memory; messages and RAM tests behind them. */
+/** Blocks are at the start of memory; messages, or turns, behind them. */
 #define BENCH_MESSAGES 4096u
 
 #endif /* BENCH_H */
