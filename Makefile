@@ -45,11 +45,11 @@ demo-virt: qemu firmware ## Linux without PCI: ivshmem-flat on virt's platform b
 	@tools/demo-linux --act virt
 
 check: ## build what is missing, run all tests, also with sanitizers
-	@tools/deps qemu firmware linux check sanitize
+	@tools/deps qemu firmware linux bench check sanitize
 	@tests/run $(notdir $(BUILD)) $(if $(FLAVOUR),,$(notdir $(BUILD))-sanitize)
 
 check-ci: ## the same with each QEMU version, as .ci/run does
-	@tools/deps qemu firmware linux check sanitize
+	@tools/deps qemu firmware linux bench check sanitize
 	@tests/run 10.0 10.2 10.0-sanitize
 
 check-all: check-ci check-all-10.0 check-all-10.2 ## the same, and what takes longer
@@ -76,7 +76,7 @@ fuzz: ## run both fuzzers, each for SECONDS=60
 	@tools/fuzz --seconds=$(SECONDS)
 
 deps: ## install the Debian packages that are missing
-	@tools/deps qemu firmware linux check
+	@tools/deps qemu firmware linux bench check
 
 qemu: ## fetch QEMU, lay the overlay over it, build it
 	@tools/deps qemu
