@@ -50,6 +50,16 @@
 /* How long to wait for what must come; nothing waits for what must not. */
 #define PATIENCE_US (60 * G_USEC_PER_SEC)
 
+/* A macro, so that a failure names the line that waited. */
+#define WAIT_UNTIL(condition) \
+    do { \
+        gint64 deadline_ = g_get_monotonic_time() + PATIENCE_US; \
+        while (!(condition)) { \
+            g_assert_cmpint(g_get_monotonic_time(), <, deadline_); \
+            g_usleep(100); \
+        } \
+    } while (0)
+
 #define AT "x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x70000000"
 #define WIRED "'x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[16]'"
 
@@ -422,19 +432,9 @@ static bool pending(QTestState *qts, unsigned input)
     return qtest_readl(qts, NVIC_ISPR + input / 32 * 4) & BIT(input % 32);
 }
 
-static void wait_pending(QTestState *qts, unsigned input)
-{
-    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
-
-    while (!pending(qts, input)) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        g_usleep(100);
-    }
-}
-
 static void wait_interrupt(QTestState *qts, unsigned input)
 {
-    wait_pending(qts, input);
+    WAIT_UNTIL(pending(qts, input));
     qtest_writel(qts, NVIC_ICPR + input / 32 * 4, BIT(input % 32));
 }
 
@@ -483,27 +483,6 @@ static unsigned count_in_proc(QTestState *qts, const char *what)
 static unsigned count_fds(QTestState *qts)
 {
     return count_in_proc(qts, "fd");
-}
-
-/* A thread that connects to the server ends a moment later. */
-static void wait_threads(QTestState *qts, unsigned n)
-{
-    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
-
-    while (count_in_proc(qts, "task") != n) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        g_usleep(100);
-    }
-}
-
-static void wait_fds(QTestState *qts, unsigned n)
-{
-    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
-
-    while (count_fds(qts) != n) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        g_usleep(100);
-    }
 }
 
 static unsigned count_lines(const char *path, const char *what)
@@ -594,16 +573,6 @@ static bool is_connected(QTestState *qts)
     return connected;
 }
 
-static void wait_connected(QTestState *qts, bool connected)
-{
-    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
-
-    while (is_connected(qts) != connected) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        g_usleep(100);
-    }
-}
-
 static unsigned count_peers(QTestState *qts)
 {
     QDict *ret = get_property(qts, "peers");
@@ -611,16 +580,6 @@ static unsigned count_peers(QTestState *qts)
 
     qobject_unref(ret);
     return n;
-}
-
-static void wait_peers(QTestState *qts, unsigned n)
-{
-    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
-
-    while (count_peers(qts) != n) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        g_usleep(100);
-    }
 }
 
 /* Machines that are not to start, and what QEMU says on stderr */
@@ -1178,9 +1137,7 @@ static void test_vectors_drive_their_outputs(void)
     qts = machine_with_vectors(srv, ARRAY_SIZE(own), "");
     for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
         interrupt(own[i]);
-        while (!pending(qts, i)) {
-            g_usleep(100);
-        }
+        WAIT_UNTIL(pending(qts, i));
         g_assert_cmphex(qtest_readl(qts, NVIC_ISPR), ==,
                         i < 32 ? BIT(i) : 0);
         g_assert_cmphex(qtest_readl(qts, NVIC_ISPR + 4), ==,
@@ -1340,14 +1297,11 @@ static void test_vectors_in_json(void)
  * together control a level.
  */
 
-static void wait_level(QTestState *qts, unsigned input, bool level)
+/* Any command will do: qtest tells of a line along with the answers. */
+static bool get_level(QTestState *qts, unsigned input)
 {
-    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
-
-    while (qtest_get_irq(qts, input) != level) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        qtest_readl(qts, IVPOSITION);
-    }
+    qtest_readl(qts, IVPOSITION);
+    return qtest_get_irq(qts, input);
 }
 
 static void test_revision_0(void)
@@ -1366,9 +1320,7 @@ static void test_revision_0(void)
 
     /* masked: the status tells, the line does not */
     interrupt(own);
-    while (get_interrupts(qts, 0) != 1) {
-        /* until it has been taken */
-    }
+    WAIT_UNTIL(get_interrupts(qts, 0) == 1);
     g_assert_false(qtest_get_irq(qts, INPUT));
 
     /* unmasked: it is high until the status has been read */
@@ -1386,7 +1338,7 @@ static void test_revision_0(void)
 
     /* and again; a write to the status counts too */
     interrupt(own);
-    wait_level(qts, INPUT, true);
+    WAIT_UNTIL(get_level(qts, INPUT));
     qtest_writel(qts, INTRSTATUS, 0);
     g_assert_false(qtest_get_irq(qts, INPUT));
     qtest_writel(qts, INTRSTATUS, 1);
@@ -1436,9 +1388,7 @@ static void test_revision_0_at_a_level_input(void)
     qtest_writel(qts, AN536_IOMEM, 1);
     for (unsigned i = 1; i <= 10; i++) {
         interrupt(own);
-        while (get_interrupts(qts, 0) != i) {
-            /* until it has been taken */
-        }
+        WAIT_UNTIL(get_interrupts(qts, 0) == i);
         g_assert_true(qtest_readl(qts, GICD_ISPENDR) & AN536_PENDING);
         g_assert_cmphex(qtest_readl(qts, AN536_IOMEM + 4), ==, 1);
         g_assert_false(qtest_readl(qts, GICD_ISPENDR) & AN536_PENDING);
@@ -1455,9 +1405,7 @@ static void test_revision_1_at_a_level_input(void)
     QTestState *qts = an536(srv, &own, 1);
 
     interrupt(own);
-    while (get_interrupts(qts, 0) != 1) {
-        /* until it has been taken */
-    }
+    WAIT_UNTIL(get_interrupts(qts, 0) == 1);
     g_assert_false(qtest_readl(qts, GICD_ISPENDR) & AN536_PENDING);
     qtest_quit(qts);
     fake_free(srv);
@@ -1518,7 +1466,7 @@ static void test_looking_in(void)
     g_assert_cmpint(get_interrupts(qts, 0), ==, 1);
 
     fake_hang_up(srv);
-    wait_connected(qts, false);
+    WAIT_UNTIL(!is_connected(qts));
     qtest_quit(qts);
     fake_free(srv);
 }
@@ -1564,7 +1512,6 @@ static void test_doorbell_to_an_announced_peer_arrives(void)
     fake_script_vector(srv, 5);
     qts = fake_machine(srv);
     for (unsigned peer = 1000; peer < 1020; peer++) {
-        gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
         int filler = fake_eventfd(srv);
         int fd;
 
@@ -1574,10 +1521,7 @@ static void test_doorbell_to_an_announced_peer_arrives(void)
         }
         fd = fake_send_vector(srv, peer);
         qtest_writel(qts, DOORBELL, doorbell(peer, 0));
-        while (!rung(fd)) {
-            g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-            g_usleep(100);
-        }
+        WAIT_UNTIL(rung(fd));
     }
     qtest_quit(qts);
     fake_free(srv);
@@ -2213,16 +2157,6 @@ static QTestState *reconnecting_machine(FakeServer *srv, const char *args,
     return qts;
 }
 
-static void wait_id(QTestState *qts, unsigned id)
-{
-    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
-
-    while (qtest_readl(qts, IVPOSITION) != id) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        g_usleep(100);
-    }
-}
-
 static void test_restart(void)
 {
     FakeServer *srv = fake_new();
@@ -2247,7 +2181,7 @@ static void test_restart(void)
         own = fake_script_vector(srv, i);
         fake_start(srv);
         fake_wait_client(srv);
-        wait_id(qts, i);
+        WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == i);
         wait_known(qts, PEER_ID, 0, peer);
         g_assert_cmpint(rung(old_peer), ==, 0);
         interrupt(own);
@@ -2259,7 +2193,8 @@ static void test_restart(void)
         }
         old_peer = peer;
     }
-    wait_threads(qts, nthreads);
+    /* A thread that connects to the server ends a moment later. */
+    WAIT_UNTIL(count_in_proc(qts, "task") == nthreads);
     g_assert_cmpint(resident_kib(qts), <, before + 1024);
     g_assert_cmpint(count_lines(errors, "waiting for it to come back"), ==,
                     20);
@@ -2281,7 +2216,7 @@ static void test_restart_in_between(void)
     fake_script_vector(srv, OWN_ID);
     qts = reconnecting_machine(srv, "", errors);
     fake_restart(srv);
-    wait_connected(qts, false);
+    WAIT_UNTIL(!is_connected(qts));
     qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 0));
     g_assert_cmpint(rung(peer), ==, 0);
     g_assert_cmpint(get_number(qts, "doorbells-dropped"), ==, 1);
@@ -2300,13 +2235,9 @@ static void wait_one_mapping(QTestState *qts, unsigned nfds)
 {
     g_autofree char *maps = g_strdup_printf("/proc/%d/maps",
                                             (int)qtest_pid(qts));
-    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
 
-    while (count_lines(maps, "memfd:ivshmem-flat-test") != 1 ||
-           count_fds(qts) != nfds) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        g_usleep(100);
-    }
+    WAIT_UNTIL(count_lines(maps, "memfd:ivshmem-flat-test") == 1);
+    WAIT_UNTIL(count_fds(qts) == nfds);
 }
 
 /* Another object of the same size takes the place of the old one. */
@@ -2330,7 +2261,7 @@ static void test_restart_with_other_memory(void)
         fake_script_vector(srv, i);
         fake_start(srv);
         fake_wait_client(srv);
-        wait_id(qts, i);
+        WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == i);
         g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0);
         qtest_writel(qts, SHMEM + SHMEM_SIZE - 4, i);
         g_assert_cmpint(pread(srv->shm, &word, 4, SHMEM_SIZE - 4), ==, 4);
@@ -2381,7 +2312,7 @@ static void test_restart_with_a_bad_greeting(void)
     fake_script_vector(srv, 101);
     fake_start(srv);
     fake_wait_client(srv);
-    wait_id(qts, 101);
+    WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == 101);
     g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
     g_assert_cmpint(count_lines(errors, "server sent"), ==, 1);
     g_assert_cmpint(count_lines(errors, "server sent shared memory of 8388608 "
@@ -2430,7 +2361,7 @@ static void test_restart_with_silence(void)
     check_idle(qts);
     g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 100);
     fake_wait_client(srv);
-    wait_id(qts, 101);
+    WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == 101);
     g_assert_cmpint(recv(silent, &(char) { 0 }, 1, 0), ==, 0);
     g_assert_cmpint(count_lines(errors, "server sent 0 bytes in 10 s, expected "
                                         "the protocol version"), ==, 1);
@@ -2458,7 +2389,7 @@ static void test_restart_with_a_file_elsewhere(void)
     fake_script_vector(srv, 101);
     fake_start(srv);
     fake_wait_client(srv);
-    wait_id(qts, 101);
+    WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == 101);
     qtest_writel(qts, SHMEM, 0x12345678);
     g_assert_cmpint(pread(srv->shm, &word, sizeof(word), 0), ==, sizeof(word));
     g_assert_cmphex(le32_to_cpu(word), ==, 0x12345678);
@@ -2483,8 +2414,8 @@ static void test_restart_of_the_real_server(void)
     }
     for (unsigned round = 0; round < 5; round++) {
         server_kill(srv, SIGKILL);
-        wait_connected(qts[0], false);
-        wait_connected(qts[1], false);
+        WAIT_UNTIL(!is_connected(qts[0]));
+        WAIT_UNTIL(!is_connected(qts[1]));
         server_restart(srv, SHMEM_SIZE, 1);
         ring_until_connected(qts[0]);
         ring_until_connected(qts[1]);
@@ -2507,6 +2438,18 @@ static void test_restart_of_the_real_server(void)
     server_free(srv);
 }
 
+/* Ends with us, however that is. */
+static pid_t fork_child(void)
+{
+    pid_t child = fork();
+
+    g_assert_cmpint(child, >=, 0);
+    if (!child) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    }
+    return child;
+}
+
 /*
  * A server that ends in its greeting, after @said of its three messages, or
  * right behind it, is waited for at start, too.
@@ -2517,7 +2460,7 @@ static void check_restart_at_start(unsigned said)
     g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     FakeServer *next = fake_new();
     QTestState *qts;
-    pid_t child = fork();
+    pid_t child = fork_child();
 
     if (!child) { /* the next server takes the first one's name */
         fake_script_greeting(srv, 100);
@@ -2562,7 +2505,7 @@ static void test_start_before_the_server(void)
     g_autofree char *path = g_strconcat(srv->path, "-later", NULL);
     g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     QTestState *qts;
-    pid_t child = fork();
+    pid_t child = fork_child();
 
     if (!child) { /* gives the socket its name once QEMU has missed it */
         while (true) {
@@ -2612,42 +2555,32 @@ static QTestState *migrating_machine(const char *path, const char *args)
                    "id=ivs,chardev=ivshmem," AT "," WIRED "%s", args);
 }
 
-static void wait_migration(QTestState *qts, const char *expected)
+static bool migration_is(QTestState *qts, const char *expected)
 {
-    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
-    bool reached = false;
+    QDict *ret = qtest_qmp(qts, "{ 'execute': 'query-migrate' }");
+    const char *status = qdict_get_try_str(qdict_get_qdict(ret, "return"),
+                                           "status");
+    bool reached = !g_strcmp0(status, expected);
 
-    while (!reached) {
-        QDict *ret = qtest_qmp(qts, "{ 'execute': 'query-migrate' }");
-        const char *status = qdict_get_try_str(qdict_get_qdict(ret, "return"),
-                                               "status");
-
-        g_assert_cmpstr(status ?: "", !=, "failed");
-        reached = !g_strcmp0(status, expected);
-        qobject_unref(ret);
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-    }
+    g_assert_cmpstr(status ?: "", !=, "failed");
+    qobject_unref(ret);
+    return reached;
 }
 
 static void migrate(QTestState *qts, const char *uri)
 {
     qtest_qmp_assert_success(qts, "{ 'execute': 'migrate', "
                              "'arguments': { 'uri': %s } }", uri);
-    wait_migration(qts, "completed");
+    WAIT_UNTIL(migration_is(qts, "completed"));
 }
 
-static void wait_running(QTestState *qts)
+static bool is_running(QTestState *qts)
 {
-    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
-    bool running = false;
+    QDict *ret = qtest_qmp(qts, "{ 'execute': 'query-status' }");
+    bool running = qdict_get_bool(qdict_get_qdict(ret, "return"), "running");
 
-    while (!running) {
-        QDict *ret = qtest_qmp(qts, "{ 'execute': 'query-status' }");
-
-        running = qdict_get_bool(qdict_get_qdict(ret, "return"), "running");
-        qobject_unref(ret);
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-    }
+    qobject_unref(ret);
+    return running;
 }
 
 static void assert_migration_refused(QTestState *qts, const char *reason)
@@ -2706,7 +2639,7 @@ static void check_migration(const char *args)
     qtest_quit(src);
 
     dst = migrating_machine(to->path, load);
-    wait_running(dst);
+    WAIT_UNTIL(is_running(dst));
     qtest_memread(dst, SHMEM, in, sizeof(in));
     g_assert_cmpmem(in, sizeof(in), out, sizeof(out));
     qtest_memread(dst, SHMEM + SHMEM_SIZE - 4096, in, sizeof(in));
@@ -2745,14 +2678,14 @@ static void test_migration_between_machines(void)
     QTestState *dst = migrating_machine(to->path, incoming);
     QTestState *new_peer = migrating_machine(to->path, "");
 
-    wait_peers(old_peer, 1);
-    wait_peers(new_peer, 1);
+    WAIT_UNTIL(count_peers(old_peer) == 1);
+    WAIT_UNTIL(count_peers(new_peer) == 1);
     qtest_writel(old_peer, SHMEM, 0x11111111);
     qtest_writel(src, SHMEM + SHMEM_SIZE - 4, 0x22222222);
     migrate(src, uri);
-    wait_running(dst);
+    WAIT_UNTIL(is_running(dst));
     qtest_quit(src);
-    wait_peers(old_peer, 0);
+    WAIT_UNTIL(count_peers(old_peer) == 0);
 
     g_assert_cmphex(qtest_readl(dst, SHMEM), ==, 0x11111111);
     g_assert_cmphex(qtest_readl(new_peer, SHMEM + SHMEM_SIZE - 4), ==,
@@ -2790,22 +2723,22 @@ static void test_migration_without_servers(void)
 
         qts[i] = migrating_machine(path, args[i]);
         server_kill(servers[i], SIGKILL);
-        wait_connected(qts[i], false);
+        WAIT_UNTIL(!is_connected(qts[i]));
         if (i == 0) { /* other memory takes part just the same */
             server_restart(servers[i], SHMEM_SIZE, 1);
-            wait_connected(qts[i], true);
+            WAIT_UNTIL(is_connected(qts[i]));
             server_kill(servers[i], SIGKILL);
-            wait_connected(qts[i], false);
+            WAIT_UNTIL(!is_connected(qts[i]));
             qtest_writel(qts[i], SHMEM + 4, 0x12345678);
             migrate(qts[i], save);
         }
     }
     qtest_qmp_assert_success(qts[1], "{ 'execute': 'migrate-incoming', "
                              "'arguments': { 'uri': %s } }", load);
-    wait_running(qts[1]);
+    WAIT_UNTIL(is_running(qts[1]));
     g_assert_cmphex(qtest_readl(qts[1], SHMEM + 4), ==, 0x12345678);
     server_restart(servers[1], SHMEM_SIZE, 1);
-    wait_connected(qts[1], true);
+    WAIT_UNTIL(is_connected(qts[1]));
     unlink(file);
     for (unsigned i = 0; i < 2; i++) {
         qtest_quit(qts[i]);
@@ -2833,7 +2766,7 @@ static void test_migration_while_the_server_restarts(void)
     qtest_memset(qts, SHMEM, 0x55, SHMEM_SIZE); /* more than a socket takes */
     qtest_qmp_assert_success(qts, "{ 'execute': 'migrate', "
                              "'arguments': { 'uri': %s } }", uri);
-    wait_migration(qts, "active");
+    WAIT_UNTIL(migration_is(qts, "active"));
 
     srv->shm = fake_memory(srv, SHMEM_SIZE);
     for (unsigned i = 0; i < 3; i++) {
@@ -2845,13 +2778,13 @@ static void test_migration_while_the_server_restarts(void)
     }
     g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x55555555);
     qtest_qmp_assert_success(qts, "{ 'execute': 'migrate_cancel' }");
-    wait_migration(qts, "cancelled");
+    WAIT_UNTIL(migration_is(qts, "cancelled"));
     fake_restart(srv);
     fake_script_greeting(srv, 2);
     fake_script_vector(srv, 2);
     fake_start(srv);
     fake_wait_client(srv);
-    wait_id(qts, 2);
+    WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == 2);
     g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0);
     g_assert_cmpint(count_lines(errors, "during a migration"), ==, 1);
     qtest_quit(qts);
@@ -2865,7 +2798,6 @@ static void test_migration_while_the_other_server_restarts(void)
 {
     FakeServer *srv = fake_new();
     g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
-    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
     QTestState *qts;
 
     fake_script_greeting(srv, 0);
@@ -2881,10 +2813,7 @@ static void test_migration_while_the_other_server_restarts(void)
     fake_script_greeting(srv, 0);
     fake_start(srv);
     fake_wait_client(srv);
-    while (!count_lines(errors, "during a migration")) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        g_usleep(100);
-    }
+    WAIT_UNTIL(count_lines(errors, "during a migration"));
     g_assert_false(is_connected(qts));
     qtest_quit(qts);
     unlink(errors);
@@ -3028,7 +2957,7 @@ static void test_migration_of_two_devices(void)
             migrate(qts[0], save);
         }
     }
-    wait_running(qts[1]);
+    WAIT_UNTIL(is_running(qts[1]));
     g_assert_cmphex(qtest_readl(qts[1], SHMEM), ==, 0x11111111);
     g_assert_cmphex(qtest_readl(qts[1], SHMEM2), ==, 0x22222222);
     qtest_quit(qts[0]);
@@ -3676,7 +3605,7 @@ static void test_server_gone(void)
 
     fake_hang_up(r.srv);
     r.nfds--; /* the connection */
-    wait_fds(r.qts, r.nfds);
+    WAIT_UNTIL(count_fds(r.qts) == r.nfds);
     running_check(&r);
     qtest_writel(r.qts, DOORBELL, doorbell(7, 0)); /* nobody */
     check_idle(r.qts);
@@ -3698,7 +3627,7 @@ static void test_server_gone_in_a_message(void)
     fake_send(r.srv, m);
     fake_hang_up(r.srv);
     r.nfds--;
-    wait_fds(r.qts, r.nfds);
+    WAIT_UNTIL(count_fds(r.qts) == r.nfds);
     running_check(&r);
     g_assert_cmpint(count_lines(r.errors, "\n"), ==, 1);
     running_free(&r);
@@ -3736,7 +3665,7 @@ static void test_server_gone_before_the_greeting(void)
     fake_join(srv);
     nfds = count_fds(qts);
     fake_hang_up(srv);
-    wait_fds(qts, nfds - 1);
+    WAIT_UNTIL(count_fds(qts) == nfds - 1);
     qtest_set_expected_status(qts, EXIT_FAILURE);
     qtest_qmp_send(qts, "{ 'execute': 'x-exit-preconfig' }");
     qtest_wait_qemu(qts);
@@ -3923,9 +3852,7 @@ static void test_out_of_fds(void)
     for (unsigned id = 100; id < 110; id++) {
         fake_send_fd(r.srv, id, fd);
     }
-    while (!count_lines(r.errors, "\n")) {
-        qtest_readl(r.qts, IVPOSITION);
-    }
+    WAIT_UNTIL(count_lines(r.errors, "\n"));
     g_assert_cmpint(prlimit(qtest_pid(r.qts), RLIMIT_NOFILE, &old, NULL), ==,
                     0);
     for (unsigned id = 100; id < 110; id++) {
@@ -4244,14 +4171,10 @@ static void traffic_free(Traffic *t)
 /* It takes an interrupt, from now on. */
 static void check_interrupt_taken(QTestState *qts, int own)
 {
-    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
     uint64_t before = get_interrupts(qts, 0);
 
     interrupt(own);
-    while (get_interrupts(qts, 0) == before) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        g_usleep(100);
-    }
+    WAIT_UNTIL(get_interrupts(qts, 0) > before);
     wait_interrupt(qts, INPUT);
 }
 
@@ -4271,7 +4194,6 @@ static void test_iothread_restart(const void *args)
 {
     FakeServer *srv = fake_new();
     g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
-    gint64 deadline = g_get_monotonic_time() + PATIENCE_US;
     unsigned nfds;
     QTestState *qts;
     int own;
@@ -4289,15 +4211,12 @@ static void test_iothread_restart(const void *args)
         own = fake_script_vector(srv, i);
         fake_start(srv);
         fake_wait_client(srv);
-        wait_id(qts, i);
+        WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == i);
         traffic_free(t);
         check_interrupt_taken(qts, own);
     }
     /* The iothread closes what it served in its own time. */
-    while (count_fds(qts) != nfds) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        g_usleep(100);
-    }
+    WAIT_UNTIL(count_fds(qts) == nfds);
     qtest_quit(qts);
     unlink(errors);
     fake_free(srv);
@@ -4337,7 +4256,7 @@ static void test_iothread_revision_0(const void *args)
     qtest_writel(qts, INTRMASK, 1);
     for (unsigned i = 0; i < 100; i++) {
         interrupt(own);
-        wait_pending(qts, INPUT);
+        WAIT_UNTIL(pending(qts, INPUT));
         g_assert_cmphex(qtest_readl(qts, INTRSTATUS), ==, 1);
         wait_interrupt(qts, INPUT);
         g_assert_false(pending(qts, INPUT));
