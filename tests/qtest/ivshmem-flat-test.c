@@ -105,13 +105,13 @@ static void server_child(IvshmemServer *server, pid_t parent)
     _exit(0);
 }
 
-static void server_start(Server *srv, size_t size, unsigned vectors)
+static void server_start(Server *srv, unsigned vectors)
 {
     IvshmemServer server;
     pid_t parent = getpid();
 
     g_assert_cmpint(ivshmem_server_init(&server, srv->path, srv->dir, false,
-                                        size, vectors, false), ==, 0);
+                                        SHMEM_SIZE, vectors, false), ==, 0);
     g_assert_cmpint(ivshmem_server_start(&server), ==, 0);
     srv->pid = fork();
     g_assert_cmpint(srv->pid, >=, 0);
@@ -122,14 +122,14 @@ static void server_start(Server *srv, size_t size, unsigned vectors)
     close(server.shm_fd);
 }
 
-static Server *server_new(size_t size, unsigned vectors)
+static Server *server_new(unsigned vectors)
 {
     Server *srv = g_new0(Server, 1);
 
     srv->dir = g_dir_make_tmp("ivshmem-flat-test-XXXXXX", NULL);
     g_assert_nonnull(srv->dir);
     srv->path = g_build_filename(srv->dir, "socket", NULL);
-    server_start(srv, size, vectors);
+    server_start(srv, vectors);
     return srv;
 }
 
@@ -143,10 +143,10 @@ static void server_kill(Server *srv, int signum)
 }
 
 /* After a kill, which leaves its socket in the way of the next. */
-static void server_restart(Server *srv, size_t size, unsigned vectors)
+static void server_restart(Server *srv, unsigned vectors)
 {
     unlink(srv->path);
-    server_start(srv, size, vectors);
+    server_start(srv, vectors);
 }
 
 static void server_free(Server *srv)
@@ -177,6 +177,7 @@ typedef struct Message {
 typedef struct FakeServer {
     char *dir;
     char *path;
+    char *errors;       /* a file for its client's stderr */
     int listener;
     int conn;
     int shm;
@@ -219,6 +220,7 @@ static FakeServer *fake_new(void)
     srv->dir = g_dir_make_tmp("ivshmem-flat-test-XXXXXX", NULL);
     g_assert_nonnull(srv->dir);
     srv->path = g_build_filename(srv->dir, "socket", NULL);
+    srv->errors = g_build_filename(srv->dir, "errors", NULL);
     g_assert_cmpint(strlen(srv->path), <, sizeof(addr.sun_path));
     strcpy(addr.sun_path, srv->path);
     srv->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -298,10 +300,38 @@ static int fake_script_vector(FakeServer *srv, int64_t id)
     return fd;
 }
 
+static void fake_script_vectors(FakeServer *srv, int64_t id, int *fds,
+                                unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        fds[i] = fake_script_vector(srv, id);
+    }
+}
+
+/* What a client with one vector is told; returns that vector's eventfd. */
+static int fake_script_client(FakeServer *srv, int64_t id)
+{
+    fake_script_greeting(srv, id);
+    return fake_script_vector(srv, id);
+}
+
 /* While the machine runs. */
 static void fake_send(FakeServer *srv, Message m)
 {
     g_assert_true(fake_transmit(srv->conn, &m));
+}
+
+/* One by one, the message's fd with each byte that has its bit set. */
+static void fake_send_bytes(FakeServer *srv, Message m, uint8_t with_fd)
+{
+    for (unsigned i = 0; i < m.len; i++) {
+        fake_send(srv, (Message) {
+            .bytes = { m.bytes[i] },
+            .len = 1,
+            .fds = { m.fds[0] },
+            .nfds = with_fd >> i & 1,
+        });
+    }
 }
 
 static void fake_send_gone(FakeServer *srv, int64_t id)
@@ -346,16 +376,21 @@ static void *fake_thread(void *opaque)
     return NULL;
 }
 
-/* Between these two, a client may connect. */
+/* Until fake_join() or fake_wait_client(), a client may connect. */
 static void fake_start(FakeServer *srv)
 {
     srv->thread = g_thread_new("fake-server", fake_thread, srv);
 }
 
+static void fake_wait_client(FakeServer *srv)
+{
+    g_thread_join(g_steal_pointer(&srv->thread));
+}
+
 static void fake_join(FakeServer *srv)
 {
     shutdown(srv->listener, SHUT_RDWR); /* in case that no client came */
-    g_thread_join(g_steal_pointer(&srv->thread));
+    fake_wait_client(srv);
 }
 
 static void fake_free(FakeServer *srv)
@@ -368,9 +403,11 @@ static void fake_free(FakeServer *srv)
     }
     close(srv->listener);
     unlink(srv->path);
+    unlink(srv->errors);
     g_assert_cmpint(rmdir(srv->dir), ==, 0);
     g_array_free(srv->fds, true);
     g_array_free(srv->script, true);
+    g_free(srv->errors);
     g_free(srv->path);
     g_free(srv->dir);
     g_free(srv);
@@ -398,6 +435,11 @@ static void interrupt(int fd)
 
 /* Machines */
 
+/* The one that most tests use, without and with an interrupt. */
+#define MACHINE "-machine mps2-an385 " \
+                "-device ivshmem-flat,id=ivs,chardev=ivshmem," AT
+#define WIRED_MACHINE MACHINE "," WIRED
+
 static QTestState *G_GNUC_PRINTF(2, 3)
 machine(const char *path, const char *fmt, ...)
 {
@@ -410,21 +452,31 @@ machine(const char *path, const char *fmt, ...)
     return qtest_initf("-chardev socket,id=ivshmem,path=%s %s", path, args);
 }
 
-/* The machine that most tests use. */
 static QTestState *wired_machine(const char *path)
 {
-    return machine(path, "-machine mps2-an385 "
-                   "-device ivshmem-flat,chardev=ivshmem," AT "," WIRED);
+    return machine(path, WIRED_MACHINE);
+}
+
+/* The fake server's client. */
+static QTestState *G_GNUC_PRINTF(2, 3)
+fake_machine_with(FakeServer *srv, const char *fmt, ...)
+{
+    g_autofree char *args = NULL;
+    QTestState *qts;
+    va_list ap;
+
+    va_start(ap, fmt);
+    args = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    fake_start(srv);
+    qts = machine(srv->path, "%s", args);
+    fake_join(srv);
+    return qts;
 }
 
 static QTestState *fake_machine(FakeServer *srv)
 {
-    QTestState *qts;
-
-    fake_start(srv);
-    qts = wired_machine(srv->path);
-    fake_join(srv);
-    return qts;
+    return fake_machine_with(srv, WIRED_MACHINE);
 }
 
 static bool pending(QTestState *qts, unsigned input)
@@ -497,6 +549,11 @@ static unsigned count_lines(const char *path, const char *what)
     return n;
 }
 
+static unsigned count_errors(FakeServer *srv, const char *what)
+{
+    return count_lines(srv->errors, what);
+}
+
 static uint64_t resident_kib(QTestState *qts)
 {
     g_autofree char *path = g_strdup_printf("/proc/%d/status",
@@ -530,14 +587,29 @@ static void check_idle(QTestState *qts)
     uint64_t before = cpu_ticks(qts);
 
     g_usleep(G_USEC_PER_SEC); /* what is measured is that nothing happens */
-    g_assert_cmpint((cpu_ticks(qts) - before) * 20, <=,
-                    sysconf(_SC_CLK_TCK));
+    g_assert_cmpint((cpu_ticks(qts) - before) * 20, <=, sysconf(_SC_CLK_TCK));
 }
+
+static QDict *qom_get(QTestState *qts, const char *path, const char *name)
+{
+    return qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': %s, "
+                     "'property': %s } }", path, name);
+}
+
+#define DEVICE "/machine/peripheral/ivs"
 
 static QDict *get_property(QTestState *qts, const char *name)
 {
-    return qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
-                     "'/machine/peripheral/ivs', 'property': %s } }", name);
+    return qom_get(qts, DEVICE, name);
+}
+
+static void assert_string(QTestState *qts, const char *path, const char *name,
+                          const char *expected)
+{
+    QDict *ret = qom_get(qts, path, name);
+
+    g_assert_cmpstr(qdict_get_str(ret, "return"), ==, expected);
+    qobject_unref(ret);
 }
 
 static uint64_t get_number(QTestState *qts, const char *name)
@@ -564,13 +636,17 @@ static uint64_t get_interrupts(QTestState *qts, unsigned vector)
     return value;
 }
 
+/* qtest_qom_set_bool() would not tell of an error. */
+static void set_realized(QTestState *qts, bool realized)
+{
+    qtest_qmp_assert_success(qts, "{ 'execute': 'qom-set', 'arguments': "
+                             "{ 'path': %s, 'property': 'realized', "
+                             "'value': %i } }", DEVICE, realized);
+}
+
 static bool is_connected(QTestState *qts)
 {
-    QDict *ret = get_property(qts, "connected");
-    bool connected = qdict_get_bool(ret, "return");
-
-    qobject_unref(ret);
-    return connected;
+    return qtest_qom_get_bool(qts, DEVICE, "connected");
 }
 
 static unsigned count_peers(QTestState *qts)
@@ -723,8 +799,7 @@ static void check_accesses(const Access *accesses, size_t n)
     FakeServer *srv = fake_new();
     QTestState *qts;
 
-    fake_script_greeting(srv, 0x1234);
-    fake_script_vector(srv, 0x1234);
+    fake_script_client(srv, 0x1234);
     qts = fake_machine(srv);
     for (size_t i = 0; i < n; i++) {
         const Access *a = &accesses[i];
@@ -852,8 +927,7 @@ static void test_registers_after_system_reset(void)
     FakeServer *srv = fake_new();
     QTestState *qts;
 
-    fake_script_greeting(srv, 3);
-    fake_script_vector(srv, 3);
+    fake_script_client(srv, 3);
     qts = fake_machine(srv);
     qtest_writel(qts, INTRMASK, 0xffffffff);
     qtest_writel(qts, INTRSTATUS, 0xffffffff);
@@ -879,7 +953,7 @@ static void fill(uint8_t *buf, size_t size, uint8_t seed)
 /* Byte for byte, at the first and at the last page, in both directions. */
 static void test_shmem_between_machines(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
     QTestState *a = wired_machine(srv->path);
     QTestState *b = wired_machine(srv->path);
     const uint64_t pages[] = { SHMEM, SHMEM + SHMEM_SIZE - 4096 };
@@ -909,8 +983,7 @@ static void test_shmem_is_the_servers_object(void)
     QTestState *qts;
     uint32_t *map;
 
-    fake_script_greeting(srv, 0);
-    fake_script_vector(srv, 0);
+    fake_script_client(srv, 0);
     qts = fake_machine(srv);
     map = mmap(NULL, SHMEM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, srv->shm,
                0);
@@ -932,7 +1005,7 @@ static void test_shmem_is_the_servers_object(void)
 
 static void test_doorbell_to_itself(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
     QTestState *qts = wired_machine(srv->path);
     unsigned id = qtest_readl(qts, IVPOSITION);
 
@@ -947,7 +1020,7 @@ static void test_doorbell_to_itself(void)
 
 static void test_doorbell_between_machines(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
     QTestState *a = wired_machine(srv->path);
     QTestState *b = wired_machine(srv->path);
     unsigned id_a = qtest_readl(a, IVPOSITION);
@@ -976,13 +1049,13 @@ static void test_doorbell_moves_the_addressed_eventfd_only(void)
     int fds[2][3], own;
     QTestState *qts;
 
-    fake_script_greeting(srv, 5);
+    fake_script_greeting(srv, OWN_ID);
     for (unsigned peer = 0; peer < 2; peer++) {
         for (unsigned vector = 0; vector < 3; vector++) {
             fds[peer][vector] = fake_script_vector(srv, peer);
         }
     }
-    own = fake_script_vector(srv, 5);
+    own = fake_script_vector(srv, OWN_ID);
     qts = fake_machine(srv);
 
     for (unsigned peer = 0; peer < 2; peer++) {
@@ -1013,9 +1086,9 @@ static void test_doorbell_to_nobody_is_ignored(void)
     QTestState *qts;
     int peer, own;
 
-    fake_script_greeting(srv, 5);
+    fake_script_greeting(srv, OWN_ID);
     peer = fake_script_vector(srv, 0);
-    own = fake_script_vector(srv, 5);
+    own = fake_script_vector(srv, OWN_ID);
     qts = fake_machine(srv);
     for (unsigned i = 0; i < ARRAY_SIZE(values); i++) {
         qtest_writel(qts, DOORBELL, values[i]);
@@ -1038,9 +1111,9 @@ static void test_doorbell_needs_32_bits(void)
     QTestState *qts;
     int peer;
 
-    fake_script_greeting(srv, 5);
+    fake_script_greeting(srv, OWN_ID);
     peer = fake_script_vector(srv, 0);
-    fake_script_vector(srv, 5);
+    fake_script_vector(srv, OWN_ID);
     qts = fake_machine(srv);
     for (unsigned size = 1; size <= 2; size++) {
         for (unsigned i = 0; i < 4; i += size) {
@@ -1067,15 +1140,15 @@ static void test_doorbell_to_a_full_counter(void)
     QTestState *qts;
     int peer;
 
-    fake_script_greeting(srv, 5);
+    fake_script_greeting(srv, OWN_ID);
     peer = fake_script_vector(srv, 0);
-    fake_script_vector(srv, 5);
+    fake_script_vector(srv, OWN_ID);
     qts = fake_machine(srv);
     g_assert_cmpint(write(peer, &full, sizeof(full)), ==, sizeof(full));
     g_assert_cmpint(fcntl(peer, F_SETFL, 0), ==, 0);
 
     qtest_writel(qts, DOORBELL, doorbell(0, 0));
-    g_assert_cmphex(qtest_readl(qts, IVPOSITION), ==, 5);
+    g_assert_cmphex(qtest_readl(qts, IVPOSITION), ==, OWN_ID);
 
     g_assert_cmphex(rung(peer), ==, full);
     qtest_writel(qts, DOORBELL, doorbell(0, 0));
@@ -1090,8 +1163,7 @@ static void test_interrupt_from_a_peer(void)
     QTestState *qts;
     int own;
 
-    fake_script_greeting(srv, 5);
-    own = fake_script_vector(srv, 5);
+    own = fake_script_client(srv, OWN_ID);
     qts = fake_machine(srv);
     for (int i = 0; i < 3; i++) {
         interrupt(own);
@@ -1115,11 +1187,9 @@ static QTestState *machine_with_vectors(FakeServer *srv, unsigned vectors,
         g_string_append_printf(wires, ",'sysbus-irq[%u]=/machine/armv7m/nvic/"
                                "unnamed-gpio-in[%u]'", i, i);
     }
-    fake_start(srv);
-    qts = machine(srv->path, "%s -machine mps2-an511 -device ivshmem-flat,"
+    qts = fake_machine_with(srv, "%s -machine mps2-an511 -device ivshmem-flat,"
                   "id=ivs,chardev=ivshmem," AT ",vectors=%u%s", args, vectors,
                   wires->str);
-    fake_join(srv);
     return qts;
 }
 
@@ -1130,16 +1200,13 @@ static void test_vectors_drive_their_outputs(void)
     QTestState *qts;
     int own[64];
 
-    fake_script_greeting(srv, 5);
-    for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
-        own[i] = fake_script_vector(srv, 5);
-    }
+    fake_script_greeting(srv, OWN_ID);
+    fake_script_vectors(srv, OWN_ID, own, ARRAY_SIZE(own));
     qts = machine_with_vectors(srv, ARRAY_SIZE(own), "");
     for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
         interrupt(own[i]);
         WAIT_UNTIL(pending(qts, i));
-        g_assert_cmphex(qtest_readl(qts, NVIC_ISPR), ==,
-                        i < 32 ? BIT(i) : 0);
+        g_assert_cmphex(qtest_readl(qts, NVIC_ISPR), ==, i < 32 ? BIT(i) : 0);
         g_assert_cmphex(qtest_readl(qts, NVIC_ISPR + 4), ==,
                         i < 32 ? 0 : BIT(i - 32));
         wait_interrupt(qts, i);
@@ -1155,10 +1222,8 @@ static void check_vectors_all_at_once(const void *args)
     QTestState *qts;
     int own[64];
 
-    fake_script_greeting(srv, 5);
-    for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
-        own[i] = fake_script_vector(srv, 5);
-    }
+    fake_script_greeting(srv, OWN_ID);
+    fake_script_vectors(srv, OWN_ID, own, ARRAY_SIZE(own));
     qts = machine_with_vectors(srv, ARRAY_SIZE(own), args);
     for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
         interrupt(own[i]);
@@ -1185,15 +1250,15 @@ static void test_vectors_fewer_from_the_server(void)
     QTestState *qts;
     int own[2];
 
-    fake_script_greeting(srv, 5);
-    own[0] = fake_script_vector(srv, 5);
-    own[1] = fake_script_vector(srv, 5);
+    fake_script_greeting(srv, OWN_ID);
+    own[0] = fake_script_vector(srv, OWN_ID);
+    own[1] = fake_script_vector(srv, OWN_ID);
     qts = machine_with_vectors(srv, 4, "");
-    qtest_writel(qts, DOORBELL, doorbell(5, 1));
+    qtest_writel(qts, DOORBELL, doorbell(OWN_ID, 1));
     wait_interrupt(qts, 1);
-    qtest_writel(qts, DOORBELL, doorbell(5, 2));
-    qtest_writel(qts, DOORBELL, doorbell(5, 3));
-    qtest_writel(qts, DOORBELL, doorbell(5, 0));
+    qtest_writel(qts, DOORBELL, doorbell(OWN_ID, 2));
+    qtest_writel(qts, DOORBELL, doorbell(OWN_ID, 3));
+    qtest_writel(qts, DOORBELL, doorbell(OWN_ID, 0));
     wait_interrupt(qts, 0);
     g_assert_cmphex(qtest_readl(qts, NVIC_ISPR), ==, 0);
     g_assert_cmpint(rung(own[0]) + rung(own[1]), ==, 0);
@@ -1205,21 +1270,15 @@ static void test_vectors_fewer_from_the_server(void)
 static void test_vectors_without_a_wire(void)
 {
     FakeServer *srv = fake_new();
-    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     QTestState *qts;
     int own[4];
 
-    fake_script_greeting(srv, 5);
-    for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
-        own[i] = fake_script_vector(srv, 5);
-    }
-    fake_start(srv);
-    qts = machine(srv->path, "-machine mps2-an385 -device ivshmem-flat,id=ivs,"
-                  "chardev=ivshmem," AT ",vectors=4,"
+    fake_script_greeting(srv, OWN_ID);
+    fake_script_vectors(srv, OWN_ID, own, ARRAY_SIZE(own));
+    qts = fake_machine_with(srv, MACHINE ",vectors=4,"
                   "'sysbus-irq[2]=/machine/armv7m/nvic/unnamed-gpio-in[25]'"
-                  " 2>%s", errors);
-    fake_join(srv);
-    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 5);
+                  " 2>%s", srv->errors);
+    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, OWN_ID);
     for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
         interrupt(own[i]);
     }
@@ -1228,12 +1287,11 @@ static void test_vectors_without_a_wire(void)
     for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
         g_assert_cmpint(rung(own[i]), ==, i != 2);
     }
-    g_assert_cmpint(count_lines(errors, "\n"), ==, 1);
-    g_assert_cmpint(count_lines(errors, "/machine/peripheral/ivs: vectors "
+    g_assert_cmpint(count_errors(srv, "\n"), ==, 1);
+    g_assert_cmpint(count_errors(srv, "/machine/peripheral/ivs: vectors "
                                 "without an interrupt input are off: 0, 1, "
                                 "3;"), ==, 1);
     qtest_quit(qts);
-    unlink(errors);
     fake_free(srv);
 }
 
@@ -1250,8 +1308,7 @@ static void test_vectors_are_outputs(void)
         QTestState *qts;
         QDict *ret;
 
-        fake_script_greeting(srv, 5);
-        fake_script_vector(srv, 5);
+        fake_script_client(srv, OWN_ID);
         qts = machine_with_vectors(srv, counts[i], "");
         qtree = qtest_hmp(qts, "info qtree");
         g_assert_nonnull(strstr(strstr(qtree, "dev: ivshmem-flat"), expected));
@@ -1269,11 +1326,9 @@ static void test_vectors_in_json(void)
     QTestState *qts;
     int own;
 
-    fake_script_greeting(srv, 5);
-    fake_script_vector(srv, 5);
-    own = fake_script_vector(srv, 5);
-    fake_start(srv);
-    qts = machine(srv->path, "-machine mps2-an385 -device '"
+    fake_script_client(srv, OWN_ID);
+    own = fake_script_vector(srv, OWN_ID);
+    qts = fake_machine_with(srv, "-machine mps2-an385 -device '"
                   "{\"driver\": \"ivshmem-flat\", \"chardev\": \"ivshmem\","
                   " \"vectors\": 2,"
                   " \"x-bus-address-iomem\": 1342177280,"
@@ -1282,7 +1337,6 @@ static void test_vectors_in_json(void)
                   " \"/machine/armv7m/nvic/unnamed-gpio-in[25]\","
                   " \"sysbus-irq[1]\":"
                   " \"/machine/armv7m/nvic/unnamed-gpio-in[26]\"}'");
-    fake_join(srv);
     interrupt(own);
     wait_interrupt(qts, 26);
     g_assert_false(pending(qts, 25));
@@ -1310,12 +1364,8 @@ static void test_revision_0(void)
     QTestState *qts;
     int own;
 
-    fake_script_greeting(srv, 5);
-    own = fake_script_vector(srv, 5);
-    fake_start(srv);
-    qts = machine(srv->path, "-machine mps2-an385 -device ivshmem-flat,id=ivs,"
-                  "chardev=ivshmem," AT "," WIRED ",revision=0");
-    fake_join(srv);
+    own = fake_script_client(srv, OWN_ID);
+    qts = fake_machine_with(srv, WIRED_MACHINE ",revision=0");
     qtest_irq_intercept_in(qts, "/machine/armv7m");
 
     /* masked: the status tells, the line does not */
@@ -1367,15 +1417,12 @@ static QTestState *an536(FakeServer *srv, int *own, unsigned revision)
 {
     QTestState *qts;
 
-    fake_script_greeting(srv, 5);
-    *own = fake_script_vector(srv, 5);
-    fake_start(srv);
-    qts = machine(srv->path, "-machine mps3-an536 -device ivshmem-flat,id=ivs,"
-                  "chardev=ivshmem,x-bus-address-iomem=0x%x,"
+    *own = fake_script_client(srv, OWN_ID);
+    qts = fake_machine_with(srv, "-machine mps3-an536 -device ivshmem-flat,"
+                  "id=ivs,chardev=ivshmem,x-bus-address-iomem=0x%x,"
                   "x-bus-address-shmem=0x%x,revision=%u,"
                   "'x-irq-qompath=/machine/gic/unnamed-gpio-in[%u]'",
                   AN536_IOMEM, AN536_SHMEM, revision, AN536_SPI);
-    fake_join(srv);
     return qts;
 }
 
@@ -1426,17 +1473,14 @@ static void test_looking_in(void)
     QDict *peers;
     int own;
 
-    fake_script_greeting(srv, 5);
+    fake_script_greeting(srv, OWN_ID);
     fake_script_vector(srv, 3);
     fake_script_vector(srv, 3);
     fake_script_vector(srv, 65535);
-    own = fake_script_vector(srv, 5);
-    fake_start(srv);
-    qts = machine(srv->path, "-machine mps2-an385 -device ivshmem-flat,id=ivs,"
-                  "chardev=ivshmem," AT "," WIRED);
-    fake_join(srv);
+    own = fake_script_vector(srv, OWN_ID);
+    qts = fake_machine(srv);
 
-    g_assert_cmpint(get_number(qts, "id"), ==, 5);
+    g_assert_cmpint(get_number(qts, "id"), ==, OWN_ID);
     g_assert_cmpint(get_number(qts, "shmem-size"), ==, SHMEM_SIZE);
     g_assert_true(is_connected(qts));
     peers = get_property(qts, "peers");
@@ -1478,10 +1522,9 @@ static void test_interrupt_of_an_extra_vector_is_not_served(void)
     int own, extra[100];
     QTestState *qts;
 
-    fake_script_greeting(srv, 5);
-    own = fake_script_vector(srv, 5);
+    own = fake_script_client(srv, OWN_ID);
     for (unsigned i = 0; i < ARRAY_SIZE(extra); i++) {
-        extra[i] = fake_script_vector(srv, 5);
+        extra[i] = fake_script_vector(srv, OWN_ID);
         interrupt(extra[i]);
     }
     qts = fake_machine(srv);
@@ -1508,8 +1551,7 @@ static void test_doorbell_to_an_announced_peer_arrives(void)
     FakeServer *srv = fake_new();
     QTestState *qts;
 
-    fake_script_greeting(srv, 5);
-    fake_script_vector(srv, 5);
+    fake_script_client(srv, OWN_ID);
     qts = fake_machine(srv);
     for (unsigned peer = 1000; peer < 1020; peer++) {
         int filler = fake_eventfd(srv);
@@ -1555,8 +1597,7 @@ static void test_doorbell_to_a_later_peer_is_dropped(void)
     QTestState *qts;
     int fd;
 
-    fake_script_greeting(srv, 5);
-    fake_script_vector(srv, 5);
+    fake_script_client(srv, OWN_ID);
     qts = fake_machine(srv);
     for (unsigned i = 0; i < AHEAD; i++) {
         fake_send_vector(srv, 2000 + i);
@@ -1581,8 +1622,7 @@ static void test_doorbell_in_an_announcement_does_not_wait(void)
     Message head, tail;
     int fd;
 
-    fake_script_greeting(srv, OWN_ID);
-    fake_script_vector(srv, OWN_ID);
+    fake_script_client(srv, OWN_ID);
     qts = fake_machine(srv);
     fake_sync(srv, qts);
     fd = fake_eventfd(srv);
@@ -1613,8 +1653,7 @@ static void test_doorbells_to_many_announced_peers(void)
     QTestState *qts;
     int fd[70];
 
-    fake_script_greeting(srv, 5);
-    fake_script_vector(srv, 5);
+    fake_script_client(srv, OWN_ID);
     qts = fake_machine(srv);
     for (unsigned i = 0; i < AHEAD; i++) {
         fake_send_vector(srv, 2000 + i);
@@ -1644,18 +1683,15 @@ static void test_no_interrupt(void)
     QTestState *qts;
     int peer, own;
 
-    fake_script_greeting(srv, 5);
+    fake_script_greeting(srv, OWN_ID);
     peer = fake_script_vector(srv, 0);
-    own = fake_script_vector(srv, 5);
+    own = fake_script_vector(srv, OWN_ID);
     interrupt(own);
-    fake_start(srv);
-    qts = machine(srv->path, "-machine mps2-an385 "
-                  "-device ivshmem-flat,chardev=ivshmem," AT);
-    fake_join(srv);
+    qts = fake_machine_with(srv, MACHINE);
 
     g_assert_cmphex(qtest_readl(qts, IVPOSITION), ==, 0);
     qtest_writel(qts, DOORBELL, doorbell(0, 0));
-    qtest_writel(qts, DOORBELL, doorbell(5, 0));
+    qtest_writel(qts, DOORBELL, doorbell(OWN_ID, 0));
     g_assert_cmpint(rung(peer), ==, 0);
     qtest_writel(qts, SHMEM, 0x12345678);
     g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
@@ -1670,8 +1706,7 @@ static void test_no_interrupt_warns_once(void)
     FakeServer *srv = fake_new();
     Output out;
 
-    fake_script_greeting(srv, 5);
-    fake_script_vector(srv, 5);
+    fake_script_client(srv, OWN_ID);
     fake_start(srv);
     out = run_qemu("qom-tree", "-machine mps2-an385 "
                    "-chardev socket,id=ivshmem,path=%s "
@@ -1754,8 +1789,7 @@ static void test_properties_refused(void)
     for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
         FakeServer *srv = fake_new();
 
-        fake_script_greeting(srv, 0);
-        fake_script_vector(srv, 0);
+        fake_script_client(srv, 0);
         fake_start(srv);
         assert_refused(cases[i].expected, sock_args, srv->path,
                        cases[i].properties);
@@ -1773,12 +1807,9 @@ static void test_property_on_a_platform_bus(void)
     uint64_t iomem;
     char *at;
 
-    fake_script_greeting(srv, OWN_ID);
-    fake_script_vector(srv, OWN_ID);
-    fake_start(srv);
-    qts = machine(srv->path, "-machine virt -nic none "
+    fake_script_client(srv, OWN_ID);
+    qts = fake_machine_with(srv, "-machine virt -nic none "
                   "-device ivshmem-flat,chardev=ivshmem");
-    fake_join(srv);
     mtree = qtest_hmp(qts, "info mtree -f");
     at = strstr(mtree, "ivshmem-flat-registers");
     g_assert_nonnull(at);
@@ -1795,7 +1826,7 @@ static void test_property_on_a_platform_bus(void)
 /* A placeholder for what QEMU does not model is as good as nothing. */
 static void test_property_on_an_unimplemented_device(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
     QTestState *qts;
 
     qts = machine(srv->path, "-machine mps2-an385 -device ivshmem-flat,"
@@ -1837,16 +1868,12 @@ static void test_property_chardev(void)
 
 static void test_property_shmem_size(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
     QTestState *qts;
     QDict *ret;
 
-    qts = machine(srv->path, "-machine mps2-an385 -device ivshmem-flat,"
-                  "id=ivs,chardev=ivshmem," AT "," WIRED ",shmem-size=4M");
-    ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
-                    "'/machine/peripheral/ivs', 'property': 'shmem-size' } }");
-    g_assert_cmpint(qdict_get_int(ret, "return"), ==, SHMEM_SIZE);
-    qobject_unref(ret);
+    qts = machine(srv->path, WIRED_MACHINE ",shmem-size=4M");
+    g_assert_cmpint(get_number(qts, "shmem-size"), ==, SHMEM_SIZE);
     ret = qtest_qmp(qts, "{ 'execute': 'qom-set', 'arguments': { 'path': "
                     "'/machine/peripheral/ivs', 'property': 'shmem-size', "
                     "'value': 4096 } }");
@@ -1863,20 +1890,13 @@ static void test_property_irq_qompath(void)
         "'x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[25]'",
         "'sysbus-irq[0]=/machine/armv7m/nvic/unnamed-gpio-in[25]'",
     };
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
 
     for (unsigned i = 0; i < ARRAY_SIZE(wires); i++) {
-        QTestState *qts;
-        QDict *ret;
+        QTestState *qts = machine(srv->path, MACHINE ",%s", wires[i]);
 
-        qts = machine(srv->path, "-machine mps2-an385 -device ivshmem-flat,"
-                      "id=ivs,chardev=ivshmem," AT ",%s", wires[i]);
-        ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
-                        "'/machine/peripheral/ivs', "
-                        "'property': 'x-irq-qompath' } }");
-        g_assert_cmpstr(qdict_get_str(ret, "return"), ==,
-                        "/machine/armv7m/nvic/unnamed-gpio-in[25]");
-        qobject_unref(ret);
+        assert_string(qts, DEVICE, "x-irq-qompath",
+                      "/machine/armv7m/nvic/unnamed-gpio-in[25]");
         qtest_writel(qts, DOORBELL,
                      doorbell(qtest_readl(qts, IVPOSITION), 0));
         wait_interrupt(qts, 25);
@@ -1911,19 +1931,24 @@ static void test_help(void)
 #define IOMEM2_OFFSET 0x1000
 #define SHMEM2 0x80000000
 
+/* The second one is at input 17. */
+static QTestState *machine_of_two(Server *first, Server *second,
+                                  const char *args)
+{
+    return machine(first->path, WIRED_MACHINE
+                   " -chardev socket,id=ivshmem2,path=%s "
+                   "-device ivshmem-flat,chardev=ivshmem2,"
+                   "x-bus-address-iomem=0x50001000,"
+                   "x-bus-address-shmem=0x80000000,"
+                   "'x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[17]'"
+                   " %s", second->path, args);
+}
+
 static void check_two_devices(Server *first, Server *second)
 {
-    QTestState *qts;
+    QTestState *qts = machine_of_two(first, second, "");
     unsigned id, id2;
 
-    qts = machine(first->path, "-machine mps2-an385 "
-                  "-device ivshmem-flat,chardev=ivshmem," AT "," WIRED
-                  " -chardev socket,id=ivshmem2,path=%s "
-                  "-device ivshmem-flat,chardev=ivshmem2,"
-                  "x-bus-address-iomem=0x50001000,"
-                  "x-bus-address-shmem=0x80000000,"
-                  "'x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[17]'",
-                  second->path);
     id = qtest_readl(qts, IVPOSITION);
     id2 = qtest_readl(qts, IVPOSITION + IOMEM2_OFFSET);
 
@@ -1949,7 +1974,7 @@ static void check_two_devices(Server *first, Server *second)
 
 static void test_two_devices_on_one_server(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
 
     check_two_devices(srv, srv);
     server_free(srv);
@@ -1957,8 +1982,8 @@ static void test_two_devices_on_one_server(void)
 
 static void test_two_devices_on_two_servers(void)
 {
-    Server *first = server_new(SHMEM_SIZE, 1);
-    Server *second = server_new(SHMEM_SIZE, 1);
+    Server *first = server_new(1);
+    Server *second = server_new(1);
 
     check_two_devices(first, second);
     server_free(first);
@@ -1967,7 +1992,7 @@ static void test_two_devices_on_two_servers(void)
 
 static void test_two_devices_in_one_place(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
 
     assert_refused("is not free, 'ivshmem-flat-registers' of "
                    "/machine/peripheral/first",
@@ -1991,7 +2016,7 @@ static const char *const boards[] = {
 
 static void test_board(const void *board)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
     QTestState *qts = machine(srv->path,
                               "-machine %s,ivshmem-chardev=ivshmem",
                               (const char *)board);
@@ -2017,14 +2042,10 @@ static void test_board_vectors(const void *board)
     int own[ARRAY_SIZE(inputs)];
     QTestState *qts;
 
-    fake_script_greeting(srv, 5);
-    for (unsigned i = 0; i < ARRAY_SIZE(inputs); i++) {
-        own[i] = fake_script_vector(srv, 5);
-    }
-    fake_start(srv);
-    qts = machine(srv->path, "-machine %s,ivshmem-chardev=ivshmem",
+    fake_script_greeting(srv, OWN_ID);
+    fake_script_vectors(srv, OWN_ID, own, ARRAY_SIZE(own));
+    qts = fake_machine_with(srv, "-machine %s,ivshmem-chardev=ivshmem",
                   (const char *)board);
-    fake_join(srv);
     for (unsigned i = 0; i < ARRAY_SIZE(inputs); i++) {
         interrupt(own[i]);
         wait_interrupt(qts, inputs[i]);
@@ -2038,24 +2059,14 @@ static void test_board_iothread(const void *board)
 {
     FakeServer *srv = fake_new();
     QTestState *qts;
-    QDict *ret;
     int own;
 
-    fake_script_greeting(srv, 5);
-    own = fake_script_vector(srv, 5);
-    fake_start(srv);
-    qts = machine(srv->path, "-object iothread,id=io -machine %s,"
+    own = fake_script_client(srv, OWN_ID);
+    qts = fake_machine_with(srv, "-object iothread,id=io -machine %s,"
                   "ivshmem-chardev=ivshmem,ivshmem-iothread=io",
                   (const char *)board);
-    fake_join(srv);
-    ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
-                    "'/machine', 'property': 'ivshmem-chardev' } }");
-    g_assert_cmpstr(qdict_get_str(ret, "return"), ==, "ivshmem");
-    qobject_unref(ret);
-    ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
-                    "'/machine', 'property': 'ivshmem-iothread' } }");
-    g_assert_cmpstr(qdict_get_str(ret, "return"), ==, "/objects/io");
-    qobject_unref(ret);
+    assert_string(qts, "/machine", "ivshmem-chardev", "ivshmem");
+    assert_string(qts, "/machine", "ivshmem-iothread", "/objects/io");
     interrupt(own);
     wait_interrupt(qts, INPUT);
     qtest_quit(qts);
@@ -2068,14 +2079,9 @@ static void test_board_bare(const void *board)
     QTestState *qts = qtest_initf("-machine %s", (const char *)board);
     g_autofree char *qtree = qtest_hmp(qts, "info qtree");
 
-    QDict *ret;
-
     g_assert_nonnull(strstr(qtree, "cmsdk-apb-uart"));
     g_assert_null(strstr(qtree, "ivshmem"));
-    ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
-                    "'/machine', 'property': 'ivshmem-chardev' } }");
-    g_assert_cmpstr(qdict_get_str(ret, "return"), ==, "");
-    qobject_unref(ret);
+    assert_string(qts, "/machine", "ivshmem-chardev", "");
     qtest_quit(qts);
 }
 
@@ -2110,7 +2116,7 @@ static void test_board_help(const void *board)
 
 static void test_monitor_shows_the_device(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
     QTestState *qts = wired_machine(srv->path);
     g_autofree char *qtree = qtest_hmp(qts, "info qtree");
     g_autofree char *mtree = qtest_hmp(qts, "info mtree -f");
@@ -2138,21 +2144,30 @@ static void fake_restart(FakeServer *srv)
 }
 
 /* The client comes by itself. */
-static void fake_wait_client(FakeServer *srv)
+static void fake_serve(FakeServer *srv)
 {
-    g_thread_join(g_steal_pointer(&srv->thread));
+    fake_start(srv);
+    fake_wait_client(srv);
 }
 
-static QTestState *reconnecting_machine(FakeServer *srv, const char *args,
-                                        const char *errors)
+/* As a new server, alike but for the id that it gives. */
+static int fake_come_back(FakeServer *srv, int64_t id)
+{
+    int own;
+
+    fake_restart(srv);
+    own = fake_script_client(srv, id);
+    fake_serve(srv);
+    return own;
+}
+
+static QTestState *reconnecting_machine(FakeServer *srv, const char *args)
 {
     QTestState *qts;
 
     fake_start(srv);
-    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 %s "
-                      "-machine mps2-an385 -device ivshmem-flat,id=ivs,"
-                      "chardev=ivshmem," AT "," WIRED " 2>%s", srv->path,
-                      args, errors);
+    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
+                      "%s 2>%s", srv->path, args, srv->errors);
     fake_wait_client(srv);
     return qts;
 }
@@ -2160,7 +2175,6 @@ static QTestState *reconnecting_machine(FakeServer *srv, const char *args,
 static void test_restart(void)
 {
     FakeServer *srv = fake_new();
-    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     unsigned nfds, nthreads;
     uint64_t before = 0;
     QTestState *qts;
@@ -2169,7 +2183,7 @@ static void test_restart(void)
     fake_script_greeting(srv, 100);
     old_peer = fake_script_vector(srv, PEER_ID);
     fake_script_vector(srv, 100);
-    qts = reconnecting_machine(srv, "", errors);
+    qts = reconnecting_machine(srv, WIRED_MACHINE);
     qtest_writel(qts, SHMEM, 0x12345678);
     nfds = count_fds(qts);
     nthreads = count_in_proc(qts, "task");
@@ -2179,8 +2193,7 @@ static void test_restart(void)
         fake_script_greeting(srv, i);
         peer = fake_script_vector(srv, PEER_ID);
         own = fake_script_vector(srv, i);
-        fake_start(srv);
-        fake_wait_client(srv);
+        fake_serve(srv);
         WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == i);
         wait_known(qts, PEER_ID, 0, peer);
         g_assert_cmpint(rung(old_peer), ==, 0);
@@ -2196,10 +2209,8 @@ static void test_restart(void)
     /* A thread that connects to the server ends a moment later. */
     WAIT_UNTIL(count_in_proc(qts, "task") == nthreads);
     g_assert_cmpint(resident_kib(qts), <, before + 1024);
-    g_assert_cmpint(count_lines(errors, "waiting for it to come back"), ==,
-                    20);
+    g_assert_cmpint(count_errors(srv, "waiting for it to come back"), ==, 20);
     qtest_quit(qts);
-    unlink(errors);
     fake_free(srv);
 }
 
@@ -2207,14 +2218,13 @@ static void test_restart(void)
 static void test_restart_in_between(void)
 {
     FakeServer *srv = fake_new();
-    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     QTestState *qts;
     int peer;
 
     fake_script_greeting(srv, OWN_ID);
     peer = fake_script_vector(srv, PEER_ID);
     fake_script_vector(srv, OWN_ID);
-    qts = reconnecting_machine(srv, "", errors);
+    qts = reconnecting_machine(srv, WIRED_MACHINE);
     fake_restart(srv);
     WAIT_UNTIL(!is_connected(qts));
     qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 0));
@@ -2226,7 +2236,6 @@ static void test_restart_in_between(void)
     g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
     g_assert_cmphex(qtest_readl(qts, INTRMASK), ==, 0);
     qtest_quit(qts);
-    unlink(errors);
     fake_free(srv);
 }
 
@@ -2244,33 +2253,26 @@ static void wait_one_mapping(QTestState *qts, unsigned nfds)
 static void test_restart_with_other_memory(void)
 {
     FakeServer *srv = fake_new();
-    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     QTestState *qts;
     unsigned nfds;
     uint32_t word;
 
-    fake_script_greeting(srv, 100);
-    fake_script_vector(srv, 100);
-    qts = reconnecting_machine(srv, "", errors);
+    fake_script_client(srv, 100);
+    qts = reconnecting_machine(srv, WIRED_MACHINE);
     nfds = count_fds(qts);
     for (unsigned i = 101; i <= 120; i++) {
         qtest_writel(qts, SHMEM, i);
-        fake_restart(srv);
         srv->shm = fake_memory(srv, SHMEM_SIZE);
-        fake_script_greeting(srv, i);
-        fake_script_vector(srv, i);
-        fake_start(srv);
-        fake_wait_client(srv);
+        fake_come_back(srv, i);
         WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == i);
         g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0);
         qtest_writel(qts, SHMEM + SHMEM_SIZE - 4, i);
         g_assert_cmpint(pread(srv->shm, &word, 4, SHMEM_SIZE - 4), ==, 4);
         g_assert_cmpint(le32_to_cpu(word), ==, i);
     }
-    g_assert_cmpint(count_lines(errors, "error"), ==, 0);
+    g_assert_cmpint(count_errors(srv, "error"), ==, 0);
     wait_one_mapping(qts, nfds);
     qtest_quit(qts);
-    unlink(errors);
     fake_free(srv);
 }
 
@@ -2278,48 +2280,38 @@ static void test_restart_with_other_memory(void)
 static void test_restart_with_a_bad_greeting(void)
 {
     FakeServer *srv = fake_new();
-    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     int good = srv->shm;
     QTestState *qts;
 
-    fake_script_greeting(srv, 100);
-    fake_script_vector(srv, 100);
-    qts = reconnecting_machine(srv, "", errors);
+    fake_script_client(srv, 100);
+    qts = reconnecting_machine(srv, WIRED_MACHINE);
     qtest_writel(qts, SHMEM, 0x12345678);
     for (unsigned i = 0; i < 3; i++) {
         fake_restart(srv);
         srv->shm = fake_memory(srv, 2 * SHMEM_SIZE);
         fake_script_greeting(srv, 7);
-        fake_start(srv);
-        fake_wait_client(srv);
+        fake_serve(srv);
     }
     fake_restart(srv);
     fake_script_id(srv, 1);
-    fake_start(srv);
-    fake_wait_client(srv);
+    fake_serve(srv);
     for (unsigned i = 0; i < 3; i++) { /* and some that end too early */
         fake_restart(srv);
         fake_script_id(srv, 0);
         srv->hang_up = true;
-        fake_start(srv);
-        fake_wait_client(srv);
+        fake_serve(srv);
     }
     srv->hang_up = false;
 
-    fake_restart(srv);
     srv->shm = good;
-    fake_script_greeting(srv, 101);
-    fake_script_vector(srv, 101);
-    fake_start(srv);
-    fake_wait_client(srv);
+    fake_come_back(srv, 101);
     WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == 101);
     g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
-    g_assert_cmpint(count_lines(errors, "server sent"), ==, 1);
-    g_assert_cmpint(count_lines(errors, "server sent shared memory of 8388608 "
+    g_assert_cmpint(count_errors(srv, "server sent"), ==, 1);
+    g_assert_cmpint(count_errors(srv, "server sent shared memory of 8388608 "
                                         "bytes, expected shmem-size 4194304"),
                     ==, 1);
     qtest_quit(qts);
-    unlink(errors);
     fake_free(srv);
 }
 
@@ -2340,33 +2332,28 @@ static void ring_until_connected(QTestState *qts)
 static void test_restart_with_silence(void)
 {
     FakeServer *srv = fake_new();
-    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     QTestState *qts;
     int silent;
 
-    fake_script_greeting(srv, 100);
-    fake_script_vector(srv, 100);
-    qts = reconnecting_machine(srv, "", errors);
+    fake_script_client(srv, 100);
+    qts = reconnecting_machine(srv, WIRED_MACHINE);
 
     fake_restart(srv);
-    fake_start(srv);
-    fake_wait_client(srv);
+    fake_serve(srv);
     silent = fake_own(srv, srv->conn);
     srv->conn = -1;
 
     fake_restart(srv);
-    fake_script_greeting(srv, 101);
-    fake_script_vector(srv, 101);
+    fake_script_client(srv, 101);
     fake_start(srv);
     check_idle(qts);
     g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 100);
     fake_wait_client(srv);
     WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == 101);
     g_assert_cmpint(recv(silent, &(char) { 0 }, 1, 0), ==, 0);
-    g_assert_cmpint(count_lines(errors, "server sent 0 bytes in 10 s, expected "
+    g_assert_cmpint(count_errors(srv, "server sent 0 bytes in 10 s, expected "
                                         "the protocol version"), ==, 1);
     qtest_quit(qts);
-    unlink(errors);
     fake_free(srv);
 }
 
@@ -2374,27 +2361,22 @@ static void test_restart_with_silence(void)
 static void test_restart_with_a_file_elsewhere(void)
 {
     FakeServer *srv = fake_new();
-    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     g_autofree char *file = g_build_filename(srv->dir, "file", NULL);
     QTestState *qts;
     uint32_t word;
 
-    fake_script_greeting(srv, 100);
-    fake_script_vector(srv, 100);
-    qts = reconnecting_machine(srv, "", errors);
+    fake_script_client(srv, 100);
+    qts = reconnecting_machine(srv, WIRED_MACHINE);
     fake_restart(srv);
     srv->shm = fake_own(srv, open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     g_assert_cmpint(ftruncate(srv->shm, SHMEM_SIZE), ==, 0);
-    fake_script_greeting(srv, 101);
-    fake_script_vector(srv, 101);
-    fake_start(srv);
-    fake_wait_client(srv);
+    fake_script_client(srv, 101);
+    fake_serve(srv);
     WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == 101);
     qtest_writel(qts, SHMEM, 0x12345678);
     g_assert_cmpint(pread(srv->shm, &word, sizeof(word), 0), ==, sizeof(word));
     g_assert_cmphex(le32_to_cpu(word), ==, 0x12345678);
     qtest_quit(qts);
-    unlink(errors);
     unlink(file);
     fake_free(srv);
 }
@@ -2402,21 +2384,19 @@ static void test_restart_with_a_file_elsewhere(void)
 /* QEMU's own, killed and started again, under two machines. */
 static void test_restart_of_the_real_server(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
-    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
+    Server *srv = server_new(1);
     QTestState *qts[2];
 
     for (unsigned i = 0; i < 2; i++) {
         qts[i] = qtest_initf("-chardev socket,id=ivshmem,path=%s,"
-                             "reconnect-ms=10 -machine mps2-an385 -device "
-                             "ivshmem-flat,id=ivs,chardev=ivshmem," AT ","
-                             WIRED " 2>>%s", srv->path, errors);
+                             "reconnect-ms=10 " WIRED_MACHINE
+                             " 2>/dev/null", srv->path);
     }
     for (unsigned round = 0; round < 5; round++) {
         server_kill(srv, SIGKILL);
         WAIT_UNTIL(!is_connected(qts[0]));
         WAIT_UNTIL(!is_connected(qts[1]));
-        server_restart(srv, SHMEM_SIZE, 1);
+        server_restart(srv, 1);
         ring_until_connected(qts[0]);
         ring_until_connected(qts[1]);
         for (unsigned i = 0; i < 2; i++) {
@@ -2434,7 +2414,6 @@ static void test_restart_of_the_real_server(void)
     }
     qtest_quit(qts[0]);
     qtest_quit(qts[1]);
-    unlink(errors);
     server_free(srv);
 }
 
@@ -2457,7 +2436,6 @@ static pid_t fork_child(void)
 static void check_restart_at_start(unsigned said)
 {
     FakeServer *srv = fake_new();
-    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     FakeServer *next = fake_new();
     QTestState *qts;
     pid_t child = fork_child();
@@ -2473,20 +2451,16 @@ static void check_restart_at_start(unsigned said)
     }
     close(srv->listener);
     srv->listener = -1;
-    fake_script_greeting(next, 101);
-    fake_script_vector(next, 101);
+    fake_script_client(next, 101);
     fake_start(next);
     qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
-                      "-machine mps2-an385 -device ivshmem-flat,"
-                      "chardev=ivshmem," AT "," WIRED " 2>%s", srv->path,
-                      errors);
+                      WIRED_MACHINE " 2>%s", srv->path, srv->errors);
     fake_wait_client(next);
     g_assert_cmpint(waitpid(child, NULL, 0), ==, child);
     g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 101);
-    g_assert_cmpint(count_lines(errors, "server closed the connection"), ==,
+    g_assert_cmpint(count_errors(srv, "server closed the connection"), ==,
                     said < 3);
     qtest_quit(qts);
-    unlink(errors);
     fake_free(next);
     fake_free(srv);
 }
@@ -2503,7 +2477,6 @@ static void test_start_before_the_server(void)
 {
     FakeServer *srv = fake_new();
     g_autofree char *path = g_strconcat(srv->path, "-later", NULL);
-    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     QTestState *qts;
     pid_t child = fork_child();
 
@@ -2511,26 +2484,23 @@ static void test_start_before_the_server(void)
         while (true) {
             g_autofree char *text = NULL;
 
-            if (g_file_get_contents(errors, &text, NULL, NULL) &&
+            if (g_file_get_contents(srv->errors, &text, NULL, NULL) &&
                 strstr(text, "waiting for a server")) {
                 _exit(rename(srv->path, path));
             }
             g_usleep(1000);
         }
     }
-    fake_script_greeting(srv, OWN_ID);
-    fake_script_vector(srv, OWN_ID);
+    fake_script_client(srv, OWN_ID);
     fake_start(srv);
     qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
-                      "-machine mps2-an385 -device ivshmem-flat,chardev=ivshmem,"
-                      AT "," WIRED " 2>%s", path, errors);
+                      WIRED_MACHINE " 2>%s", path, srv->errors);
     fake_wait_client(srv);
     g_assert_cmpint(waitpid(child, NULL, 0), ==, child);
     g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, OWN_ID);
-    g_assert_cmpint(count_lines(errors, "waiting for a server at chardev"), ==,
+    g_assert_cmpint(count_errors(srv, "waiting for a server at chardev"), ==,
                     1);
     qtest_quit(qts);
-    unlink(errors);
     unlink(path);
     fake_free(srv);
 }
@@ -2548,12 +2518,6 @@ static void test_start_before_the_server_can_be_interrupted(void)
 }
 
 /* Migration */
-
-static QTestState *migrating_machine(const char *path, const char *args)
-{
-    return machine(path, "-machine mps2-an385 -device ivshmem-flat,"
-                   "id=ivs,chardev=ivshmem," AT "," WIRED "%s", args);
-}
 
 static bool migration_is(QTestState *qts, const char *expected)
 {
@@ -2595,9 +2559,9 @@ static void assert_migration_refused(QTestState *qts, const char *reason)
 
 static void test_migration_without_master(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
-    QTestState *a = migrating_machine(srv->path, "");
-    QTestState *b = migrating_machine(srv->path, ",master=auto");
+    Server *srv = server_new(1);
+    QTestState *a = wired_machine(srv->path);
+    QTestState *b = machine(srv->path, WIRED_MACHINE ",master=auto");
 
     assert_migration_refused(a, "ivshmem-flat with master=off");
     assert_migration_refused(b, "ivshmem-flat with master=off");
@@ -2608,8 +2572,8 @@ static void test_migration_without_master(void)
 
 static void test_migration_second_master(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
-    QTestState *qts = migrating_machine(srv->path, ",master=on");
+    Server *srv = server_new(1);
+    QTestState *qts = machine(srv->path, WIRED_MACHINE ",master=on");
 
     assert_refused("master=on with own id 1, expected 0", sock_args,
                    srv->path, "," AT "," WIRED ",master=on");
@@ -2620,13 +2584,13 @@ static void test_migration_second_master(void)
 /* Through a file, from one server to another. */
 static void check_migration(const char *args)
 {
-    Server *from = server_new(SHMEM_SIZE, 1);
-    Server *to = server_new(SHMEM_SIZE, 1);
+    Server *from = server_new(1);
+    Server *to = server_new(1);
     g_autofree char *file = g_build_filename(from->dir, "state", NULL);
     g_autofree char *save = g_strconcat("exec:cat >", file, NULL);
     g_autofree char *load = g_strconcat(args, " -incoming 'exec:cat ", file,
                                         "'", NULL);
-    QTestState *src = migrating_machine(from->path, args);
+    QTestState *src = machine(from->path, WIRED_MACHINE "%s", args);
     QTestState *dst, *peer;
     uint8_t out[4096], in[4096];
 
@@ -2638,7 +2602,7 @@ static void check_migration(const char *args)
     migrate(src, save);
     qtest_quit(src);
 
-    dst = migrating_machine(to->path, load);
+    dst = machine(to->path, WIRED_MACHINE "%s", load);
     WAIT_UNTIL(is_running(dst));
     qtest_memread(dst, SHMEM, in, sizeof(in));
     g_assert_cmpmem(in, sizeof(in), out, sizeof(out));
@@ -2668,15 +2632,15 @@ static void test_migration(void)
 /* While both run: the peers of the one see it go, the other's see it come. */
 static void test_migration_between_machines(void)
 {
-    Server *from = server_new(SHMEM_SIZE, 1);
-    Server *to = server_new(SHMEM_SIZE, 1);
+    Server *from = server_new(1);
+    Server *to = server_new(1);
     g_autofree char *path = g_build_filename(from->dir, "migration", NULL);
     g_autofree char *uri = g_strconcat("unix:", path, NULL);
     g_autofree char *incoming = g_strconcat(",master=on -incoming ", uri, NULL);
-    QTestState *src = migrating_machine(from->path, ",master=on");
-    QTestState *old_peer = migrating_machine(from->path, "");
-    QTestState *dst = migrating_machine(to->path, incoming);
-    QTestState *new_peer = migrating_machine(to->path, "");
+    QTestState *src = machine(from->path, WIRED_MACHINE ",master=on");
+    QTestState *old_peer = wired_machine(from->path);
+    QTestState *dst = machine(to->path, WIRED_MACHINE "%s", incoming);
+    QTestState *new_peer = wired_machine(to->path);
 
     WAIT_UNTIL(count_peers(old_peer) == 1);
     WAIT_UNTIL(count_peers(new_peer) == 1);
@@ -2708,8 +2672,7 @@ static void test_migration_between_machines(void)
 /* While both servers are away, and after the first has come back once. */
 static void test_migration_without_servers(void)
 {
-    Server *servers[] = { server_new(SHMEM_SIZE, 1),
-                          server_new(SHMEM_SIZE, 1) };
+    Server *servers[] = { server_new(1), server_new(1) };
     static const char *const args[] = { ",master=on",
                                         ",master=on -incoming defer" };
     g_autofree char *file = g_build_filename(servers[0]->dir, "state", NULL);
@@ -2721,11 +2684,11 @@ static void test_migration_without_servers(void)
         g_autofree char *path = g_strconcat(servers[i]->path,
                                             ",reconnect-ms=10", NULL);
 
-        qts[i] = migrating_machine(path, args[i]);
+        qts[i] = machine(path, WIRED_MACHINE "%s", args[i]);
         server_kill(servers[i], SIGKILL);
         WAIT_UNTIL(!is_connected(qts[i]));
         if (i == 0) { /* other memory takes part just the same */
-            server_restart(servers[i], SHMEM_SIZE, 1);
+            server_restart(servers[i], 1);
             WAIT_UNTIL(is_connected(qts[i]));
             server_kill(servers[i], SIGKILL);
             WAIT_UNTIL(!is_connected(qts[i]));
@@ -2737,7 +2700,7 @@ static void test_migration_without_servers(void)
                              "'arguments': { 'uri': %s } }", load);
     WAIT_UNTIL(is_running(qts[1]));
     g_assert_cmphex(qtest_readl(qts[1], SHMEM + 4), ==, 0x12345678);
-    server_restart(servers[1], SHMEM_SIZE, 1);
+    server_restart(servers[1], 1);
     WAIT_UNTIL(is_connected(qts[1]));
     unlink(file);
     for (unsigned i = 0; i < 2; i++) {
@@ -2752,17 +2715,10 @@ static void test_migration_while_the_server_restarts(void)
     FakeServer *srv = fake_new();
     FakeServer *nobody = fake_new(); /* never reads, and so never ends it */
     g_autofree char *uri = g_strconcat("unix:", nobody->path, NULL);
-    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     QTestState *qts;
 
-    fake_script_greeting(srv, 0);
-    fake_script_vector(srv, 0);
-    fake_start(srv);
-    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
-                      "-machine mps2-an385 -device ivshmem-flat,id=ivs,"
-                      "master=on,chardev=ivshmem," AT "," WIRED " 2>%s",
-                      srv->path, errors);
-    fake_wait_client(srv);
+    fake_script_client(srv, 0);
+    qts = reconnecting_machine(srv, WIRED_MACHINE ",master=on");
     qtest_memset(qts, SHMEM, 0x55, SHMEM_SIZE); /* more than a socket takes */
     qtest_qmp_assert_success(qts, "{ 'execute': 'migrate', "
                              "'arguments': { 'uri': %s } }", uri);
@@ -2770,25 +2726,16 @@ static void test_migration_while_the_server_restarts(void)
 
     srv->shm = fake_memory(srv, SHMEM_SIZE);
     for (unsigned i = 0; i < 3; i++) {
-        fake_restart(srv);
-        fake_script_greeting(srv, 1);
-        fake_script_vector(srv, 1);
-        fake_start(srv);
-        fake_wait_client(srv);
+        fake_come_back(srv, 1);
     }
     g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x55555555);
     qtest_qmp_assert_success(qts, "{ 'execute': 'migrate_cancel' }");
     WAIT_UNTIL(migration_is(qts, "cancelled"));
-    fake_restart(srv);
-    fake_script_greeting(srv, 2);
-    fake_script_vector(srv, 2);
-    fake_start(srv);
-    fake_wait_client(srv);
+    fake_come_back(srv, 2);
     WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == 2);
     g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0);
-    g_assert_cmpint(count_lines(errors, "during a migration"), ==, 1);
+    g_assert_cmpint(count_errors(srv, "during a migration"), ==, 1);
     qtest_quit(qts);
-    unlink(errors);
     fake_free(nobody);
     fake_free(srv);
 }
@@ -2797,56 +2744,62 @@ static void test_migration_while_the_server_restarts(void)
 static void test_migration_while_the_other_server_restarts(void)
 {
     FakeServer *srv = fake_new();
-    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     QTestState *qts;
 
-    fake_script_greeting(srv, 0);
-    fake_script_vector(srv, 0);
-    fake_start(srv);
-    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
-                      "-machine mps2-an385 -device ivshmem-flat,id=ivs,"
-                      "master=on,chardev=ivshmem," AT "," WIRED " "
-                      "-incoming defer 2>%s", srv->path, errors);
-    fake_wait_client(srv);
+    fake_script_client(srv, 0);
+    qts = reconnecting_machine(srv, WIRED_MACHINE
+                               ",master=on -incoming defer");
     fake_restart(srv);
     srv->shm = fake_memory(srv, SHMEM_SIZE);
     fake_script_greeting(srv, 0);
-    fake_start(srv);
-    fake_wait_client(srv);
-    WAIT_UNTIL(count_lines(errors, "during a migration"));
+    fake_serve(srv);
+    WAIT_UNTIL(count_errors(srv, "during a migration"));
     g_assert_false(is_connected(qts));
     qtest_quit(qts);
-    unlink(errors);
     fake_free(srv);
+}
+
+/* For snapshots; without qemu-img, the test is skipped. */
+static bool make_image(const char *path)
+{
+    if (!have_qemu_img()) {
+        g_test_skip("QTEST_QEMU_IMG does not say where qemu-img is");
+        return false;
+    }
+    g_assert_true(mkimg(path, "qcow2", 16));
+    return true;
+}
+
+/* A monitor command that has nothing to say if all went well. */
+static void assert_silent(QTestState *qts, const char *command)
+{
+    g_autofree char *said = qtest_hmp(qts, "%s", command);
+
+    g_assert_cmpstr(said, ==, "");
 }
 
 static void test_snapshot(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
     g_autofree char *image = g_build_filename(srv->dir, "image", NULL);
     g_autofree char *args = g_strdup_printf(",master=on -drive if=none,"
                                             "format=qcow2,file=%s", image);
-    g_autofree char *saved = NULL, *loaded = NULL;
     QTestState *qts;
 
-    if (!have_qemu_img()) {
-        g_test_skip("QTEST_QEMU_IMG does not say where qemu-img is");
+    if (!make_image(image)) {
         server_free(srv);
         return;
     }
-    g_assert_true(mkimg(image, "qcow2", 16));
-    qts = migrating_machine(srv->path, args);
+    qts = machine(srv->path, WIRED_MACHINE "%s", args);
     qtest_writel(qts, SHMEM, 0x11111111);
     qtest_writel(qts, SHMEM + SHMEM_SIZE - 4, 0x22222222);
     qtest_writel(qts, INTRMASK, 0x33333333);
-    saved = qtest_hmp(qts, "savevm one");
-    g_assert_cmpstr(saved, ==, "");
+    assert_silent(qts, "savevm one");
 
     qtest_writel(qts, SHMEM, 0);
     qtest_writel(qts, SHMEM + SHMEM_SIZE - 4, 0);
     qtest_writel(qts, INTRMASK, 0);
-    loaded = qtest_hmp(qts, "loadvm one");
-    g_assert_cmpstr(loaded, ==, "");
+    assert_silent(qts, "loadvm one");
     g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x11111111);
     g_assert_cmphex(qtest_readl(qts, SHMEM + SHMEM_SIZE - 4), ==, 0x22222222);
     g_assert_cmphex(qtest_readl(qts, INTRMASK), ==, 0x33333333);
@@ -2858,27 +2811,24 @@ static void test_snapshot(void)
 /* A snapshot with the memory's content does not go to where it must not. */
 static void test_snapshot_without_master(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
     g_autofree char *image = g_build_filename(srv->dir, "image", NULL);
     g_autofree char *drive = g_strdup_printf(" -drive if=none,format=qcow2,"
                                              "file=%s", image);
     g_autofree char *on = g_strconcat(",master=on", drive, NULL);
-    g_autofree char *saved = NULL, *refused = NULL, *loaded = NULL;
+    g_autofree char *refused = NULL, *loaded = NULL;
     QTestState *qts;
 
-    if (!have_qemu_img()) {
-        g_test_skip("QTEST_QEMU_IMG does not say where qemu-img is");
+    if (!make_image(image)) {
         server_free(srv);
         return;
     }
-    g_assert_true(mkimg(image, "qcow2", 16));
-    qts = migrating_machine(srv->path, on);
+    qts = machine(srv->path, WIRED_MACHINE "%s", on);
     qtest_writel(qts, SHMEM, 0x11111111);
-    saved = qtest_hmp(qts, "savevm one");
-    g_assert_cmpstr(saved, ==, "");
+    assert_silent(qts, "savevm one");
     qtest_quit(qts);
 
-    qts = migrating_machine(srv->path, drive);
+    qts = machine(srv->path, WIRED_MACHINE "%s", drive);
     qtest_writel(qts, SHMEM, 0x22222222);
     refused = qtest_hmp(qts, "savevm two");
     g_assert_nonnull(strstr(refused, "ivshmem-flat with master=off"));
@@ -2890,43 +2840,25 @@ static void test_snapshot_without_master(void)
     server_free(srv);
 }
 
-static QTestState *two_masters(Server *first, Server *second,
-                               const char *args)
-{
-    return machine(first->path, "-machine mps2-an385 "
-                   "-global ivshmem-flat.master=on "
-                   "-device ivshmem-flat,chardev=ivshmem," AT "," WIRED
-                   " -chardev socket,id=ivshmem2,path=%s "
-                   "-device ivshmem-flat,chardev=ivshmem2,"
-                   "x-bus-address-iomem=0x50001000,"
-                   "x-bus-address-shmem=0x80000000,"
-                   "'sysbus-irq[0]=/machine/armv7m/nvic/unnamed-gpio-in[17]'"
-                   " %s", second->path, args);
-}
+#define BOTH_MASTERS "-global ivshmem-flat.master=on "
 
 static void test_snapshot_of_two_devices(void)
 {
-    Server *first = server_new(SHMEM_SIZE, 1);
-    Server *second = server_new(SHMEM_SIZE, 1);
+    Server *first = server_new(1);
+    Server *second = server_new(1);
     g_autofree char *image = g_build_filename(first->dir, "image", NULL);
-    g_autofree char *drive = g_strdup_printf("-drive if=none,format=qcow2,"
-                                             "file=%s", image);
-    g_autofree char *saved = NULL, *loaded = NULL;
+    g_autofree char *args = g_strdup_printf(BOTH_MASTERS "-drive if=none,"
+                                            "format=qcow2,file=%s", image);
     QTestState *qts;
 
-    if (!have_qemu_img()) {
-        g_test_skip("QTEST_QEMU_IMG does not say where qemu-img is");
-    } else {
-        g_assert_true(mkimg(image, "qcow2", 16));
-        qts = two_masters(first, second, drive);
+    if (make_image(image)) {
+        qts = machine_of_two(first, second, args);
         qtest_writel(qts, SHMEM, 0x11111111);
         qtest_writel(qts, SHMEM2, 0x22222222);
-        saved = qtest_hmp(qts, "savevm one");
-        g_assert_cmpstr(saved, ==, "");
+        assert_silent(qts, "savevm one");
         qtest_writel(qts, SHMEM, 0);
         qtest_writel(qts, SHMEM2, 0);
-        loaded = qtest_hmp(qts, "loadvm one");
-        g_assert_cmpstr(loaded, ==, "");
+        assert_silent(qts, "loadvm one");
         g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x11111111);
         g_assert_cmphex(qtest_readl(qts, SHMEM2), ==, 0x22222222);
         qtest_quit(qts);
@@ -2939,18 +2871,18 @@ static void test_snapshot_of_two_devices(void)
 /* Two devices, each with a server of its own: their names do not clash. */
 static void test_migration_of_two_devices(void)
 {
-    Server *from[] = { server_new(SHMEM_SIZE, 1), server_new(SHMEM_SIZE, 1) };
-    Server *to[] = { server_new(SHMEM_SIZE, 1), server_new(SHMEM_SIZE, 1) };
+    Server *from[] = { server_new(1), server_new(1) };
+    Server *to[] = { server_new(1), server_new(1) };
     g_autofree char *file = g_build_filename(from[0]->dir, "state", NULL);
     g_autofree char *save = g_strconcat("exec:cat >", file, NULL);
     Server **servers[] = { from, to };
     QTestState *qts[2];
 
     for (unsigned i = 0; i < 2; i++) {
-        g_autofree char *load = i ? g_strdup_printf("-incoming 'exec:cat %s'",
-                                                    file) : g_strdup("");
+        g_autofree char *args = g_strdup_printf(
+            i ? BOTH_MASTERS "-incoming 'exec:cat %s'" : BOTH_MASTERS, file);
 
-        qts[i] = two_masters(servers[i][0], servers[i][1], load);
+        qts[i] = machine_of_two(servers[i][0], servers[i][1], args);
         if (i == 0) {
             qtest_writel(qts[0], SHMEM, 0x11111111);
             qtest_writel(qts[0], SHMEM2, 0x22222222);
@@ -2972,8 +2904,8 @@ static void test_migration_of_two_devices(void)
 /* On one server the copy would overwrite memory that lives. */
 static void test_migration_on_one_server(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
-    QTestState *src = migrating_machine(srv->path, ",master=on");
+    Server *srv = server_new(1);
+    QTestState *src = machine(srv->path, WIRED_MACHINE ",master=on");
     g_autofree char *file = g_build_filename(srv->dir, "state", NULL);
     g_autofree char *save = g_strconcat("exec:cat >", file, NULL);
     static const char *const masters[] = { "auto", "off", "on" };
@@ -3163,8 +3095,7 @@ static void test_greeting_memory_sealed(void)
     srv = fake_new();
     g_assert_cmpint(fcntl(srv->shm, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW |
                           F_SEAL_SEAL), ==, 0);
-    fake_script_greeting(srv, OWN_ID);
-    fake_script_vector(srv, OWN_ID);
+    fake_script_client(srv, OWN_ID);
     qts = fake_machine(srv);
     qtest_writel(qts, SHMEM, 0x12345678);
     g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
@@ -3317,7 +3248,7 @@ static void test_greeting_in_one_write(void)
 /* A server may have no vectors. */
 static void test_greeting_without_vectors(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 0);
+    Server *srv = server_new(0);
     QTestState *a = wired_machine(srv->path);
     QTestState *b = wired_machine(srv->path);
 
@@ -3338,7 +3269,6 @@ static void test_greeting_without_vectors(void)
 typedef struct Running {
     FakeServer *srv;
     QTestState *qts;
-    char *errors;       /* what QEMU says on stderr */
     int own;            /* the machine's eventfd */
     int peer;           /* peer 1's */
     unsigned nfds;      /* that QEMU has open */
@@ -3349,14 +3279,10 @@ static Running running_new(void)
 {
     Running r = { .srv = fake_new() };
 
-    r.errors = g_build_filename(r.srv->dir, "errors", NULL);
     fake_script_greeting(r.srv, OWN_ID);
     r.peer = fake_script_vector(r.srv, PEER_ID);
     r.own = fake_script_vector(r.srv, OWN_ID);
-    fake_start(r.srv);
-    r.qts = machine(r.srv->path, "-machine mps2-an385 -device ivshmem-flat,"
-                    "chardev=ivshmem," AT "," WIRED " 2>%s", r.errors);
-    fake_join(r.srv);
+    r.qts = fake_machine_with(r.srv, WIRED_MACHINE " 2>%s", r.srv->errors);
     fake_sync(r.srv, r.qts);
     r.nfds = count_fds(r.qts);
     return r;
@@ -3380,8 +3306,6 @@ static void running_check(Running *r)
 static void running_free(Running *r)
 {
     qtest_quit(r->qts);
-    unlink(r->errors);
-    g_free(r->errors);
     fake_free(r->srv);
 }
 
@@ -3396,9 +3320,9 @@ static void check_bad_message(int64_t value, unsigned nfds, const int *fds,
         fake_send(r.srv, message(value, nfds, fds));
     }
     running_check(&r);
-    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 1);
-    g_assert_cmpint(count_lines(r.errors, start), ==, 1);
-    g_assert_cmpint(count_lines(r.errors, expected), ==, 1);
+    g_assert_cmpint(count_errors(r.srv, "\n"), ==, 1);
+    g_assert_cmpint(count_errors(r.srv, start), ==, 1);
+    g_assert_cmpint(count_errors(r.srv, expected), ==, 1);
     running_free(&r);
 }
 
@@ -3468,7 +3392,6 @@ static void test_message_in_pieces(void)
 {
     Running r = running_new();
     Message two = { .len = 16 };
-    Message m;
     int fd;
 
     fd = fake_send_vector(r.srv, 7);
@@ -3477,17 +3400,11 @@ static void test_message_in_pieces(void)
     stq_le_p(two.bytes + 8, 7);
     fake_send(r.srv, two);      /* gone, and gone that never came */
     running_check(&r);
-    g_assert_cmpint(count_lines(r.errors, "never came"), ==, 1);
+    g_assert_cmpint(count_errors(r.srv, "never came"), ==, 1);
     qtest_writel(r.qts, DOORBELL, doorbell(7, 0));
     g_assert_cmpint(rung(fd), ==, 0);
 
-    m = message(7, 1, &fd);
-    for (unsigned i = 0; i < 8; i++) {
-        Message byte = { .len = 1, .nfds = i == 3, .fds = { fd } };
-
-        byte.bytes[0] = m.bytes[i];
-        fake_send(r.srv, byte);
-    }
+    fake_send_bytes(r.srv, message(7, 1, &fd), BIT(3));
     wait_known(r.qts, 7, 0, fd);
     fake_send_gone(r.srv, 7);
     running_check(&r);
@@ -3499,16 +3416,10 @@ static void test_message_with_an_fd_on_each_piece(void)
 {
     Running r = running_new();
     int fd = fake_eventfd(r.srv);
-    Message m = message(7, 1, &fd);
 
-    for (unsigned i = 0; i < 8; i++) {
-        Message byte = { .len = 1, .nfds = 1, .fds = { fd } };
-
-        byte.bytes[0] = m.bytes[i];
-        fake_send(r.srv, byte);
-    }
+    fake_send_bytes(r.srv, message(7, 1, &fd), 0xff);
     running_check(&r);
-    g_assert_cmpint(count_lines(r.errors, "ignored message 7 with 8 file "
+    g_assert_cmpint(count_errors(r.srv, "ignored message 7 with 8 file "
                                           "descriptors"), ==, 1);
     running_free(&r);
 }
@@ -3540,7 +3451,7 @@ static void test_peer_comes_and_goes(void)
     g_assert_cmpint(rung(again), ==, 0);
     fake_send_gone(r.srv, 7);
     running_check(&r);
-    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 0);
+    g_assert_cmpint(count_errors(r.srv, "\n"), ==, 0);
     running_free(&r);
 }
 
@@ -3566,7 +3477,7 @@ static void test_peer_with_many_vectors(void)
         g_assert_cmpint(rung(fds[0]), ==, 0);
         fake_send_gone(r.srv, 7);
         running_check(&r);
-        g_assert_cmpint(count_lines(r.errors, "\n"), ==, 0);
+        g_assert_cmpint(count_errors(r.srv, "\n"), ==, 0);
         running_free(&r);
     }
 }
@@ -3595,7 +3506,7 @@ static void test_peers_come_and_go(void)
 #ifndef QEMU_SANITIZE_ADDRESS   /* which holds freed memory back for a while */
     g_assert_cmpint(resident_kib(r.qts), <, before + 4 * 1024);
 #endif
-    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 0);
+    g_assert_cmpint(count_errors(r.srv, "\n"), ==, 0);
     running_free(&r);
 }
 
@@ -3610,8 +3521,8 @@ static void test_server_gone(void)
     qtest_writel(r.qts, DOORBELL, doorbell(7, 0)); /* nobody */
     check_idle(r.qts);
     running_check(&r);
-    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 1);
-    g_assert_cmpint(count_lines(r.errors, "server at chardev 'ivshmem' is "
+    g_assert_cmpint(count_errors(r.srv, "\n"), ==, 1);
+    g_assert_cmpint(count_errors(r.srv, "server at chardev 'ivshmem' is "
                                           "gone"), ==, 1);
     running_free(&r);
 }
@@ -3629,7 +3540,7 @@ static void test_server_gone_in_a_message(void)
     r.nfds--;
     WAIT_UNTIL(count_fds(r.qts) == r.nfds);
     running_check(&r);
-    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 1);
+    g_assert_cmpint(count_errors(r.srv, "\n"), ==, 1);
     running_free(&r);
 }
 
@@ -3655,25 +3566,20 @@ static void test_server_gone_after_the_greeting(void)
 static void test_server_gone_before_the_greeting(void)
 {
     FakeServer *srv = fake_new();
-    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     unsigned nfds;
     QTestState *qts;
 
-    fake_start(srv);
-    qts = machine(srv->path, "--preconfig -machine mps2-an385 "
-                  "-device ivshmem-flat,chardev=ivshmem," AT " 2>%s", errors);
-    fake_join(srv);
+    qts = fake_machine_with(srv, "--preconfig " MACHINE " 2>%s", srv->errors);
     nfds = count_fds(qts);
     fake_hang_up(srv);
     WAIT_UNTIL(count_fds(qts) == nfds - 1);
     qtest_set_expected_status(qts, EXIT_FAILURE);
     qtest_qmp_send(qts, "{ 'execute': 'x-exit-preconfig' }");
     qtest_wait_qemu(qts);
-    g_assert_cmpint(count_lines(errors, "\n"), ==, 1);
-    g_assert_cmpint(count_lines(errors, "chardev 'ivshmem' is not connected"),
+    g_assert_cmpint(count_errors(srv, "\n"), ==, 1);
+    g_assert_cmpint(count_errors(srv, "chardev 'ivshmem' is not connected"),
                     ==, 1);
     qtest_quit(qts);
-    unlink(errors);
     fake_free(srv);
 }
 
@@ -3698,7 +3604,7 @@ static void test_server_gone_at_start(void)
 /* QEMU's own, without warning, under two machines that know each other. */
 static void test_server_killed(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
     QTestState *a = wired_machine(srv->path);
     QTestState *b = wired_machine(srv->path);
     unsigned id_a = qtest_readl(a, IVPOSITION);
@@ -3721,7 +3627,7 @@ static void test_server_killed(void)
 /* QEMU's own, stopped by a signal: only who wants to join has to wait. */
 static void test_server_stopped(void)
 {
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
     QTestState *a = wired_machine(srv->path);
     unsigned id_a = qtest_readl(a, IVPOSITION);
     QTestState *b;
@@ -3804,11 +3710,8 @@ static void test_server_rings_without_end(void)
         fake_script_greeting(srv, OWN_ID);
         fake_script_fd(srv, OWN_ID,
                        fake_own(srv, eventfd(UINT32_MAX, EFD_SEMAPHORE)));
-        fake_start(srv);
-        qts = machine(srv->path, "-machine mps2-an385 -object iothread,id=io "
-                      "-device ivshmem-flat,chardev=ivshmem," AT "," WIRED
-                      "%s", iothreads[i]);
-        fake_join(srv);
+        qts = fake_machine_with(srv, "-object iothread,id=io " WIRED_MACHINE
+                                "%s", iothreads[i]);
         for (unsigned j = 0; j < 100; j++) {
             wait_interrupt(qts, INPUT);
             qtest_qmp_assert_success(qts, "{ 'execute': 'query-status' }");
@@ -3852,15 +3755,15 @@ static void test_out_of_fds(void)
     for (unsigned id = 100; id < 110; id++) {
         fake_send_fd(r.srv, id, fd);
     }
-    WAIT_UNTIL(count_lines(r.errors, "\n"));
+    WAIT_UNTIL(count_errors(r.srv, "\n"));
     g_assert_cmpint(prlimit(qtest_pid(r.qts), RLIMIT_NOFILE, &old, NULL), ==,
                     0);
     for (unsigned id = 100; id < 110; id++) {
         fake_send_gone(r.srv, id);
     }
     running_check(&r);
-    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 1);
-    g_assert_cmpint(count_lines(r.errors, "for want of file descriptors"), ==,
+    g_assert_cmpint(count_errors(r.srv, "\n"), ==, 1);
+    g_assert_cmpint(count_errors(r.srv, "for want of file descriptors"), ==,
                     1);
     running_free(&r);
 }
@@ -3920,7 +3823,7 @@ static void test_guest_touches_everything(void)
     }
     qtest_writel(r.qts, INTRMASK, 0);
     running_check(&r);
-    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 0);
+    g_assert_cmpint(count_errors(r.srv, "\n"), ==, 0);
     running_free(&r);
 }
 
@@ -3933,8 +3836,7 @@ static void test_guest_touches_all_memory(void)
     QTestState *qts;
 
     srv->shm = fake_memory(srv, size);
-    fake_script_greeting(srv, OWN_ID);
-    fake_script_vector(srv, OWN_ID);
+    fake_script_client(srv, OWN_ID);
     qts = fake_machine(srv);
     for (unsigned width = 1; width <= 8; width *= 2) {
         uint64_t expected = pattern & MAKE_64BIT_MASK(0, width * 8);
@@ -3966,12 +3868,11 @@ static void test_guest_errors(void)
         { { WRITE, 2, 0xc }, "write of 2 bytes to DOORBELL, expected 4" },
         { { WRITE, 1, 0xff }, "write to the reserved offset 0xff" },
     };
-    Server *srv = server_new(SHMEM_SIZE, 1);
+    Server *srv = server_new(1);
     g_autofree char *log = g_build_filename(srv->dir, "log", NULL);
     QTestState *qts;
 
-    qts = machine(srv->path, "-machine mps2-an385 -d guest_errors -D %s "
-                  "-device ivshmem-flat,chardev=ivshmem," AT, log);
+    qts = machine(srv->path, "-d guest_errors -D %s " MACHINE, log);
     for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
         const Access *a = &cases[i].access;
 
@@ -4018,11 +3919,8 @@ static void test_guest_floods(void)
     fake_script_greeting(srv, OWN_ID);
     peer = fake_script_vector(srv, PEER_ID);
     fake_script_vector(srv, OWN_ID);
-    fake_start(srv);
-    qts = machine(srv->path, "-accel tcg -machine mps2-an385 -kernel %s "
-                  "-device ivshmem-flat,chardev=ivshmem," AT "," WIRED,
-                  kernel);
-    fake_join(srv);
+    qts = fake_machine_with(srv, "-accel tcg -kernel %s " WIRED_MACHINE,
+                            kernel);
     while (total < 1000000) {
         qtest_qmp_assert_success(qts, "{ 'execute': 'query-status' }");
         total += rung(peer);
@@ -4087,7 +3985,7 @@ static void test_hotplug_is_refused(void)
         "does not support hotplugging");
     assert_qmp_error(
         qtest_qmp(r.qts, "{ 'execute': 'device_del', 'arguments': "
-                  "{ 'id': '/machine/peripheral-anon/device[0]' } }"),
+                  "{ 'id': '/machine/peripheral/ivs' } }"),
         "does not support hotplugging");
     assert_qmp_error(
         qtest_qmp(r.qts, "{ 'execute': 'chardev-remove', 'arguments': "
@@ -4099,16 +3997,16 @@ static void test_hotplug_is_refused(void)
     qtest_qmp_assert_success(r.qts, "{ 'execute': 'chardev-send-break', "
                              "'arguments': { 'id': 'ivshmem' } }");
     running_check(&r);
-    g_assert_cmpint(count_lines(r.errors, "\n"), ==, 0);
+    g_assert_cmpint(count_errors(r.srv, "\n"), ==, 0);
     running_free(&r);
 }
 
 static void test_introspection(void)
 {
     static const char *const paths[] = {
-        "/machine/peripheral-anon/device[0]",
-        "/machine/peripheral-anon/device[0]/ivshmem-flat-registers[0]",
-        "/machine/peripheral-anon/device[0]/ivshmem-flat-shmem[0]",
+        "/machine/peripheral/ivs",
+        "/machine/peripheral/ivs/ivshmem-flat-registers[0]",
+        "/machine/peripheral/ivs/ivshmem-flat-shmem[0]",
     };
     Running r = running_new();
 
@@ -4178,39 +4076,23 @@ static void check_interrupt_taken(QTestState *qts, int own)
     wait_interrupt(qts, INPUT);
 }
 
-static QTestState *iothread_machine(FakeServer *srv, const char *args,
-                                    const char *options)
-{
-    QTestState *qts;
-
-    fake_start(srv);
-    qts = machine(srv->path, "%s -machine mps2-an385 -device ivshmem-flat,"
-                  "id=ivs,chardev=ivshmem," AT "," WIRED "%s", args, options);
-    fake_join(srv);
-    return qts;
-}
-
 static void test_iothread_restart(const void *args)
 {
+    g_autofree char *with_iothread = g_strconcat(WIRED_MACHINE " ", args,
+                                                 NULL);
     FakeServer *srv = fake_new();
-    g_autofree char *errors = g_build_filename(srv->dir, "errors", NULL);
     unsigned nfds;
     QTestState *qts;
     int own;
 
-    fake_script_greeting(srv, 100);
-    own = fake_script_vector(srv, 100);
-    qts = reconnecting_machine(srv, args, errors);
+    own = fake_script_client(srv, 100);
+    qts = reconnecting_machine(srv, with_iothread);
     check_interrupt_taken(qts, own);
     nfds = count_fds(qts);
     for (unsigned i = 101; i <= 120; i++) {
         Traffic *t = traffic_new(own);
 
-        fake_restart(srv);
-        fake_script_greeting(srv, i);
-        own = fake_script_vector(srv, i);
-        fake_start(srv);
-        fake_wait_client(srv);
+        own = fake_come_back(srv, i);
         WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == i);
         traffic_free(t);
         check_interrupt_taken(qts, own);
@@ -4218,7 +4100,6 @@ static void test_iothread_restart(const void *args)
     /* The iothread closes what it served in its own time. */
     WAIT_UNTIL(count_fds(qts) == nfds);
     qtest_quit(qts);
-    unlink(errors);
     fake_free(srv);
 }
 
@@ -4229,9 +4110,8 @@ static void test_iothread_reset(const void *args)
     Traffic *t;
     int own;
 
-    fake_script_greeting(srv, OWN_ID);
-    own = fake_script_vector(srv, OWN_ID);
-    qts = iothread_machine(srv, args, "");
+    own = fake_script_client(srv, OWN_ID);
+    qts = fake_machine_with(srv, WIRED_MACHINE " %s", (const char *)args);
     t = traffic_new(own);
     for (unsigned i = 0; i < 20; i++) {
         wait_interrupt(qts, INPUT);
@@ -4250,9 +4130,9 @@ static void test_iothread_revision_0(const void *args)
     QTestState *qts;
     int own;
 
-    fake_script_greeting(srv, OWN_ID);
-    own = fake_script_vector(srv, OWN_ID);
-    qts = iothread_machine(srv, args, ",revision=0");
+    own = fake_script_client(srv, OWN_ID);
+    qts = fake_machine_with(srv, WIRED_MACHINE ",revision=0 %s",
+                            (const char *)args);
     qtest_writel(qts, INTRMASK, 1);
     for (unsigned i = 0; i < 100; i++) {
         interrupt(own);
@@ -4275,7 +4155,8 @@ static void test_iothread_hostile_server(const void *args)
     fake_script_greeting(srv, OWN_ID);
     peer = fake_script_vector(srv, PEER_ID);
     own = fake_script_vector(srv, OWN_ID);
-    qts = iothread_machine(srv, args, " 2>/dev/null");
+    qts = fake_machine_with(srv, WIRED_MACHINE " %s 2>/dev/null",
+                            (const char *)args);
     t = traffic_new(own);
     for (unsigned i = 0; i < 100; i++) {
         fake_send_gone(srv, OWN_ID);
@@ -4300,14 +4181,11 @@ static void test_iothread_unrealize(const void *args)
     Traffic *t;
     int own;
 
-    fake_script_greeting(srv, OWN_ID);
-    own = fake_script_vector(srv, OWN_ID);
-    qts = iothread_machine(srv, args, "");
+    own = fake_script_client(srv, OWN_ID);
+    qts = fake_machine_with(srv, WIRED_MACHINE " %s", (const char *)args);
     t = traffic_new(own);
     wait_interrupt(qts, INPUT);
-    qtest_qmp_assert_success(qts, "{ 'execute': 'qom-set', 'arguments': "
-                             "{ 'path': '/machine/peripheral/ivs', "
-                             "'property': 'realized', 'value': false } }");
+    set_realized(qts, false);
     qtest_writel(qts, NVIC_ICPR, BIT(INPUT));
     g_assert_false(pending(qts, INPUT));
     g_assert_cmphex(qtest_readl(qts, IVPOSITION), ==, 0);
@@ -4323,9 +4201,8 @@ static void test_iothread_quit(const void *args)
     Traffic *t;
     int own;
 
-    fake_script_greeting(srv, OWN_ID);
-    own = fake_script_vector(srv, OWN_ID);
-    qts = iothread_machine(srv, args, "");
+    own = fake_script_client(srv, OWN_ID);
+    qts = fake_machine_with(srv, WIRED_MACHINE " %s", (const char *)args);
     t = traffic_new(own);
     wait_interrupt(qts, INPUT);
     qtest_quit(qts);
@@ -4340,9 +4217,8 @@ static void test_iothread_deleted(void)
     QTestState *qts;
     int own;
 
-    fake_script_greeting(srv, OWN_ID);
-    own = fake_script_vector(srv, OWN_ID);
-    qts = iothread_machine(srv, IOTHREAD(32768), "");
+    own = fake_script_client(srv, OWN_ID);
+    qts = fake_machine_with(srv, WIRED_MACHINE " " IOTHREAD(32768));
     qtest_qmp_assert_success(qts, "{ 'execute': 'object-del', 'arguments': "
                              "{ 'id': 'io' } }");
     check_interrupt_taken(qts, own);
@@ -4354,7 +4230,6 @@ static void test_property_iothread(void)
 {
     FakeServer *srv = fake_new();
 
-    fake_script_greeting(srv, OWN_ID);
     assert_refused("Device 'io' not found",
                    "-chardev socket,id=ivshmem,path=%s -machine mps2-an385 "
                    "-device ivshmem-flat,chardev=ivshmem,iothread=io," AT,
@@ -4368,25 +4243,13 @@ static void test_realized_again(void)
     FakeServer *srv = fake_new();
     QTestState *qts;
 
-    fake_script_greeting(srv, 100);
-    fake_script_vector(srv, 100);
-    fake_start(srv);
-    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
-                      "-machine virt -nic none "
-                      "-device ivshmem-flat,id=ivs,chardev=ivshmem", srv->path);
-    fake_wait_client(srv);
+    fake_script_client(srv, 100);
+    qts = reconnecting_machine(srv, "-machine virt -nic none "
+                               "-device ivshmem-flat,id=ivs,chardev=ivshmem");
     for (unsigned id = 101; id < 104; id++) {
-        qtest_qmp_assert_success(qts, "{ 'execute': 'qom-set', 'arguments': "
-                                 "{ 'path': '/machine/peripheral/ivs', "
-                                 "'property': 'realized', 'value': false } }");
-        fake_restart(srv);
-        fake_script_greeting(srv, id);
-        fake_script_vector(srv, id);
-        fake_start(srv);
-        fake_wait_client(srv);
-        qtest_qmp_assert_success(qts, "{ 'execute': 'qom-set', 'arguments': "
-                                 "{ 'path': '/machine/peripheral/ivs', "
-                                 "'property': 'realized', 'value': true } }");
+        set_realized(qts, false);
+        fake_come_back(srv, id);
+        set_realized(qts, true);
         g_assert_cmpint(get_number(qts, "id"), ==, id);
         g_assert_true(is_connected(qts));
     }
@@ -4399,18 +4262,14 @@ static void test_introspection_before_realize(void)
 {
     static const char *const lists[] = { "peers", "interrupts" };
     QTestState *qts = qtest_init("--preconfig -machine mps2-an385-ivshmem");
-    QDict *ret;
 
     for (unsigned i = 0; i < ARRAY_SIZE(lists); i++) {
-        ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
-                        "'/machine/ivshmem', 'property': %s } }", lists[i]);
+        QDict *ret = qom_get(qts, "/machine/ivshmem", lists[i]);
+
         g_assert_true(qlist_empty(qdict_get_qlist(ret, "return")));
         qobject_unref(ret);
     }
-    ret = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': { 'path': "
-                    "'/machine/ivshmem', 'property': 'connected' } }");
-    g_assert_false(qdict_get_bool(ret, "return"));
-    qobject_unref(ret);
+    g_assert_false(qtest_qom_get_bool(qts, "/machine/ivshmem", "connected"));
     qtest_quit(qts);
 }
 
