@@ -17,8 +17,8 @@ import subprocess
 import unittest
 from collections import namedtuple
 
-from machine import (BIN, DEADLINE, NVIC, PLIC, ROOT, SIZE, WINDOW,
-                     MachineTest, gic)
+from lab_case import BIN, ROOT
+from machine import DEADLINE, NVIC, PLIC, SIZE, WINDOW, MachineTest, gic
 
 PAGE = ROOT / 'docs/system/devices/ivshmem-flat.rst'
 CONTROLLERS = {

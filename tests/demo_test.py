@@ -12,19 +12,13 @@ import mmap
 import os
 import re
 import signal
-import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-from ivshmem_lab import BUILD, Lab  # noqa: E402
+from lab_case import BIN, ROOT, LabCase
+from ivshmem_machines import FIRMWARE, cortex_m
 
-from ivshmem_machines import FIRMWARE, cortex_m  # noqa: E402
-
-BIN = BUILD / 'bin'
-DEADLINE = 120      # seconds for each test, on a machine under load
 FOR_EVER = 10 ** 9  # messages
 
 
@@ -60,25 +54,8 @@ def shared_memory_objects():
             if name.startswith('ivshmem')}
 
 
-class LabTest(unittest.TestCase):
-    """A lab for each test; what it showed is part of a failure's message."""
-
-    def setUp(self):
-        for path in (BIN / 'qemu-system-arm', BIN / 'ivshmem-server',
-                     FIRMWARE):
-            self.assertTrue(path.exists(), f'{path} is missing')
-        self.shown = []
-        self.lab = Lab(DEADLINE, lambda program, line: self.shown.append(
-            f'{program.name} | {line}'))
-        self.lab.__enter__()
-        self.addCleanup(self.lab.__exit__)
-
-    def _formatMessage(self, msg, standardMsg):
-        shown = '\n'.join(self.shown)
-        return super()._formatMessage(msg, f'{standardMsg}\n{shown}')
-
-    def wait_for_end(self, program):
-        self.lab.wait(lambda: program.ended, f'{program.name} to end')
+class LabTest(LabCase):
+    needs = (*LabCase.needs, FIRMWARE)
 
     def eventually(self, condition, what):
         self.lab.wait(condition, what, tick=0.02)
@@ -100,7 +77,7 @@ class Demo(LabTest):
                                      f'TMPDIR={self.folder}',
                                      ROOT / 'tools/demo', '--bin', BIN,
                                      '--firmware', FIRMWARE, '--timeout',
-                                     DEADLINE, *options])
+                                     self.deadline, *options])
 
     def start_endless(self):
         """A demo that is in the midst of its exchange, and its children."""

@@ -18,38 +18,22 @@ import tempfile
 import textwrap
 import types
 import unittest
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-from ivshmem_lab import BUILD, Lab, LabError, listens       # noqa: E402
-from ivshmem_machines import (FIRMWARE, LINUX, QEMU_AARCH64,  # noqa: E402
-                              check_exchange, cortex_m, linux, linux_flat)
-
-BIN = BUILD / 'bin'
-DEADLINE = 300      # seconds for each test, on a machine under load
+from lab_case import BIN, ROOT, LabCase
+from ivshmem_lab import LabError, listens
+from ivshmem_machines import (FIRMWARE, LINUX, QEMU_AARCH64, check_exchange,
+                              cortex_m, linux, linux_flat)
 
 
-class LinuxTest(unittest.TestCase):
+
+class LinuxTest(LabCase):
+    deadline = 300
+    needs = (*LabCase.needs, FIRMWARE, LINUX / 'kernel', LINUX / 'initramfs')
 
     def setUp(self):
-        for path in (BIN / 'qemu-system-arm', BIN / 'ivshmem-server', FIRMWARE,
-                     LINUX / 'kernel', LINUX / 'initramfs'):
-            self.assertTrue(path.exists(), f'{path} is missing')
+        super().setUp()
         self.assertTrue(shutil.which(QEMU_AARCH64),
                         f'{QEMU_AARCH64} is missing')
-        self.shown = []
-        self.lab = Lab(DEADLINE, lambda program, line: self.shown.append(
-            f'{program.name} | {line}'))
-        self.lab.__enter__()
-        self.addCleanup(self.lab.__exit__)
-
-    def _formatMessage(self, msg, standardMsg):
-        shown = '\n'.join(self.shown)
-        return super()._formatMessage(msg, f'{standardMsg}\n{shown}')
-
-    def wait_for_end(self, program):
-        self.lab.wait(lambda: program.ended, f'{program.name} to end')
 
 
 class Demo(LinuxTest):
@@ -61,7 +45,7 @@ class Demo(LinuxTest):
         self.folder = folder.name
         return self.lab.start('demo', [
             'env', f'TMPDIR={self.folder}', ROOT / 'tools/demo-linux',
-            '--bin', BIN, '--timeout', DEADLINE, *options])
+            '--bin', BIN, '--timeout', self.deadline, *options])
 
     def test_pair_and_party(self):
         demo = self.start()

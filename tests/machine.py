@@ -10,20 +10,14 @@ CPUs do not run: the tests speak QEMU's qtest protocol in their place.
 import json
 import os
 import struct
-import sys
 import tempfile
-import unittest
 from collections import namedtuple
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-from ivshmem_lab import BUILD, Lab                          # noqa: E402
-from ivshmem_peer import Peer                               # noqa: E402
-from registers_test import Qtest, accept, listen            # noqa: E402
+from lab_case import BIN, LabCase
+from ivshmem_peer import Peer
+from registers_test import Qtest, accept, listen
 
-BIN = BUILD / 'bin'
-DEADLINE = 120      # seconds for each test, on a machine under load
+DEADLINE = LabCase.deadline
 SIZE = 4 << 20      # of the shared memory
 WINDOW = 256        # bytes of registers
 INTRMASK, IVPOSITION, DOORBELL = 0x00, 0x08, 0x0c
@@ -66,26 +60,18 @@ class Monitor:
             return struct.unpack('<I', file.read())[0]
 
 
-class MachineTest(unittest.TestCase):
+class MachineTest(LabCase):
     """Has a server, and is a peer itself: the one with id 0."""
     maxDiff = None
+    needs = (BIN / 'ivshmem-server',)
     size = SIZE         # of the shared memory
 
     def setUp(self):
-        self.shown = []
-        self.assertTrue((BIN / 'ivshmem-server').exists(),
-                        f'{BIN}/ivshmem-server is missing')
-        self.lab = Lab(DEADLINE, lambda program, line: self.shown.append(line))
-        self.lab.__enter__()
-        self.addCleanup(self.lab.__exit__)
+        super().setUp()
         self.lab.start_server(self.lab.server_command(
             BIN, '-l', str(self.size), '-n', '4'))
         self.peer = Peer(self.lab.socket_path)
         self.addCleanup(self.peer.close)
-
-    def _formatMessage(self, msg, standardMsg):
-        return '\n'.join([super()._formatMessage(msg, standardMsg),
-                          *self.shown])
 
     def arguments(self, program, machine, devices):
         """The command line of a machine whose CPUs do not run."""

@@ -13,24 +13,20 @@ import os
 import random
 import socket
 import struct
-import sys
 import tempfile
 import threading
 import time
 import unittest
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-from ivshmem_lab import BUILD, Lab                              # noqa: E402
-from ivshmem_machines import cortex_m                           # noqa: E402
-from ivshmem_peer import (LEFT, LINKED, BadCrc, Broken, Evicted,  # noqa: E402
-                          Messages, Peer, ServerError)
+from lab_case import BIN, ROOT, LabCase
+from ivshmem_lab import Lab
+from ivshmem_machines import cortex_m
+from ivshmem_peer import (LEFT, LINKED, BadCrc, Broken, Evicted, Messages,
+                          Peer, ServerError)
 
-BIN = BUILD / 'bin'
 GUEST = ROOT / 'build/guest'
 HOST_PEER = GUEST / 'ivshmem-peer'
-DEADLINE = 120      # seconds for each test, on a machine under load
+DEADLINE = LabCase.deadline
 
 
 class Exchange:
@@ -88,22 +84,8 @@ class Exchange:
         return theirs, received
 
 
-class PeerTest(unittest.TestCase):
-    """A lab with a server for each test."""
-
-    def setUp(self):
-        for path in (BIN / 'qemu-system-arm', BIN / 'ivshmem-server',
-                     HOST_PEER):
-            self.assertTrue(path.exists(), f'{path} is missing')
-        self.shown = []
-        self.lab = Lab(DEADLINE, lambda program, line: self.shown.append(
-            f'{program.name} | {line}'))
-        self.lab.__enter__()
-        self.addCleanup(self.lab.__exit__)
-
-    def _formatMessage(self, msg, standardMsg):
-        shown = '\n'.join(self.shown)
-        return super()._formatMessage(msg, f'{standardMsg}\n{shown}')
+class PeerTest(LabCase):
+    needs = (*LabCase.needs, HOST_PEER)
 
     def start_server(self, *options):
         self.server = self.lab.start_server(
@@ -118,7 +100,7 @@ class PeerTest(unittest.TestCase):
             BIN / 'qemu-system-arm', self.lab.socket_path, words=words))
 
     def assert_passed(self, program):
-        self.lab.wait(lambda: program.ended, f'{program.name} to end')
+        self.wait_for_end(program)
         self.assertEqual(program.status, 0)
         self.assertEqual(program.lines[-1], 'passed')
 
@@ -225,14 +207,14 @@ class WithEachOther(PeerTest):
             self.assertEqual(peer.wait(0), set())
             host = self.start_host_peer('ring', str(peer.id), '2')
             self.assertEqual(peer.wait(DEADLINE), {2})
-            self.lab.wait(lambda: host.ended, 'host to end')
+            self.wait_for_end(host)
             self.assertEqual(host.status, 0)
 
             host = self.start_host_peer('wait', '1')
             while not peer.ring(2, 1):      # it gets the next free id
                 peer.wait(0.01)
             self.lab.wait_for_line(host, 'vector 1')
-            self.lab.wait(lambda: host.ended, 'host to end')
+            self.wait_for_end(host)
             self.assertEqual(host.status, 0)
             self.assertFalse(peer.ring(1, 0))
             self.assertFalse(peer.ring(0, 3))
@@ -246,7 +228,7 @@ class WithEachOther(PeerTest):
     def test_nobody_to_ring(self):
         self.start_server()
         host = self.start_host_peer('ring', '7')
-        self.lab.wait(lambda: host.ended, 'host to end')
+        self.wait_for_end(host)
         self.assertEqual(host.status, 1)
         self.assertEqual(host.lines, ['ivshmem-peer: there is no peer 7 with '
                                       'a vector 0'])

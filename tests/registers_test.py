@@ -18,16 +18,13 @@ import select
 import shutil
 import socket
 import struct
-import sys
 import tempfile
 import unittest
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-from ivshmem_lab import BUILD, MEMORY, NVIC_INPUT, REGISTERS, Lab  # noqa: E402
+from lab_case import BIN, LabCase
+from ivshmem_lab import MEMORY, NVIC_INPUT, REGISTERS
 
-QEMU = BUILD / 'bin/qemu-system-arm'
+QEMU = BIN / 'qemu-system-arm'
 DEADLINE = 60       # seconds for whatever QEMU has to do
 
 INTRMASK, INTRSTATUS, IVPOSITION, DOORBELL = 0x00, 0x04, 0x08, 0x0c
@@ -272,16 +269,10 @@ def cases():
         yield accesses + look
 
 
-class Registers(unittest.TestCase):
+class Registers(LabCase):
     maxDiff = None
-
-    def setUp(self):
-        self.assertTrue(QEMU.exists(), f'{QEMU} is missing')
-        self.shown = []
-        self.lab = Lab(DEADLINE, lambda program, line: self.shown.append(
-            f'{program.name} | {line}'))
-        self.lab.__enter__()
-        self.addCleanup(self.lab.__exit__)
+    deadline = DEADLINE
+    needs = (QEMU,)
 
     def start(self, device, *args, **kwargs):
         try:

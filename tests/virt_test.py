@@ -8,7 +8,6 @@ validated against docs/specs/qemu,ivshmem-flat.yaml by Debian 12's dt-schema.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-import os
 import shutil
 import struct
 import subprocess
@@ -16,8 +15,9 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from machine import (BIN, DEADLINE, PLIC, ROOT, SIZE, WINDOW, Controller,
-                     MachineTest, gic)
+from lab_case import BIN, ROOT
+from machine import (DEADLINE, PLIC, SIZE, WINDOW, Controller, MachineTest,
+                     gic)
 
 BINDING = ROOT / 'docs/specs/qemu,ivshmem-flat.yaml'
 GICD = 0x08000000
