@@ -277,6 +277,11 @@ def listens(path):
     return False
 
 
+def relative(path):
+    """The path as a user would type it."""
+    return min(Path(os.path.relpath(path)), path, key=lambda p: len(str(p)))
+
+
 def shell_command(argv, width=79):
     """A command line as a user can paste it, an option or more per line."""
     words = [shlex.quote(str(arg)) for arg in argv]

@@ -97,3 +97,27 @@ def check_exchange(machine, messages):
     if 'passed' not in machine.lines:
         raise LabError(f'machine {machine.name} ended without a good verdict')
     return {(report['id'], report['peer']) for report in reports}
+
+
+def finish_exchange(lab, server, machines, messages):
+    """Wait for the machines' end, and check that each has exchanged messages
+    with each other one.
+    """
+    def failed(machine):
+        return machine.ended and (machine.status or
+                                  'passed' not in machine.lines)
+    lab.wait(lambda: all(machine.ended for machine in machines) or
+             any(map(failed, machines)) or server.ended,
+             lambda: ' and '.join(f'machine {machine.name} to end'
+                                  for machine in machines
+                                  if not machine.ended))
+    # who failed comes first, not who waits for the one that failed
+    pairs = [check_exchange(machine, messages)
+             for machine in sorted(machines, key=lambda m: not failed(m))
+             if machine.ended]
+    if server.ended:
+        raise LabError(f'ivshmem-server {server.how_it_ended()}')
+    ids = range(len(machines))
+    if set().union(*pairs) != {(own, peer) for own in ids for peer in ids
+                               if own != peer}:
+        raise LabError('not every machine has met every other')
