@@ -36,7 +36,7 @@ help: ## list what make can do
 demo: qemu firmware ## build what is missing, run two machines that ring each other
 	@tools/demo
 
-demo-linux: qemu firmware linux ## the same with Linux machines, two at last
+demo-linux: qemu firmware linux ## the same with Linux machines, one and then two
 	@tools/demo-linux
 
 demo-virt: qemu firmware ## Linux without PCI: ivshmem-flat on virt's platform bus
