@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import unittest
-from pathlib import Path
 
 from overlay_test import Case, OVERLAY, ROOT, TREE, contents, lay
 
