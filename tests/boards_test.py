@@ -14,8 +14,10 @@ import functools
 import json
 import re
 import subprocess
+import tempfile
 import unittest
 from collections import namedtuple
+from pathlib import Path
 
 from lab_case import BIN, ROOT
 from machine import DEADLINE, NVIC, PLIC, SIZE, WINDOW, MachineTest, gic
@@ -98,6 +100,10 @@ class Boards(MachineTest):
             self.assertEqual(found - listed, set())
 
     def test_those_that_cannot(self):
+        # ast2700fc wants this before all else, and Debian's source lacks it.
+        firmware = tempfile.TemporaryDirectory(prefix='ivshmem-test-')
+        self.addCleanup(firmware.cleanup)
+        Path(firmware.name, 'ast27x0_bootrom.bin').write_bytes(bytes(1024))
         for machine in unable():
             for target in ('arm', 'aarch64'):
                 program = BIN / f'qemu-system-{target}'
@@ -105,11 +111,10 @@ class Boards(MachineTest):
                     continue
                 with self.subTest(machine, target=target):
                     run = subprocess.run(
-                        self.arguments(program, machine, ['']), text=True,
+                        self.arguments(program, machine, ['']) +
+                        ['-L', firmware.name], text=True,
                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                         stderr=subprocess.PIPE, timeout=DEADLINE, check=False)
-                    if 'Could not find vbootrom image' in run.stderr:
-                        continue        # QEMU looks for this before
                     self.assertEqual(run.returncode, 1)
                     self.assertIn('dynamic sysbus', run.stderr)
 
