@@ -30,6 +30,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/un.h>
@@ -76,28 +77,28 @@ typedef struct Server {
     pid_t pid;
 } Server;
 
-static volatile sig_atomic_t server_quit;
-
-static void server_quit_handler(int signum)
-{
-    server_quit = 1;
-}
-
 static void server_child(IvshmemServer *server, pid_t parent)
 {
-    struct sigaction sa = { .sa_handler = server_quit_handler };
+    sigset_t sigterm;
+    int quit;
 
     prctl(PR_SET_PDEATHSIG, SIGTERM);
-    sigaction(SIGTERM, &sa, NULL);
+    sigemptyset(&sigterm);
+    sigaddset(&sigterm, SIGTERM);
+    sigprocmask(SIG_BLOCK, &sigterm, NULL);
+    quit = signalfd(-1, &sigterm, SFD_CLOEXEC);
     signal(SIGPIPE, SIG_IGN);
-    server_quit = getppid() != parent; /* it died before we could ask */
-    while (!server_quit) {
+    while (getppid() == parent) { /* it may have died before we could ask */
         fd_set fds;
-        int maxfd = 0;
+        int maxfd = quit + 1;
 
         FD_ZERO(&fds);
+        FD_SET(quit, &fds);
         ivshmem_server_get_fds(server, &fds, &maxfd);
         if (select(maxfd, &fds, NULL, NULL, NULL) > 0) {
+            if (FD_ISSET(quit, &fds)) {
+                break;
+            }
             ivshmem_server_handle_fds(server, &fds, maxfd);
         }
     }
