@@ -740,23 +740,24 @@ static void ivshmem_flat_free_peer(IvshmemFlat *s, unsigned id)
     g_free(peer);
 }
 
+/* In the thread that serves it, which so has left its handler. */
 static void ivshmem_flat_free_receiver(void *opaque)
 {
     IvshmemFlatReceiver *r = opaque;
 
+    aio_set_fd_handler(r->ctx, r->eventfd, NULL, NULL, NULL, NULL, NULL);
     close(r->eventfd);
     g_free(r);
 }
 
 /*
- * In the IOThread, its handler may just wait for the BQL. It will find that
- * nobody is interested any more; and afterwards that thread frees it.
+ * In the IOThread, its handler may just wait for the BQL, or be called once
+ * more. It will find that nobody is interested.
  */
 static void ivshmem_flat_forget_receiver(IvshmemFlat *s,
                                          IvshmemFlatReceiver *r)
 {
     r->s = NULL;
-    aio_set_fd_handler(s->ctx, r->eventfd, NULL, NULL, NULL, NULL, NULL);
     aio_bh_schedule_oneshot(s->ctx, ivshmem_flat_free_receiver, r);
 }
 
@@ -800,6 +801,7 @@ static void ivshmem_flat_own_vector(IvshmemFlat *s, int fd)
         return;
     }
     r = g_new(IvshmemFlatReceiver, 1);
+    r->ctx = s->ctx;
     r->eventfd = fd;
     r->vector = vector;
     r->s = s;

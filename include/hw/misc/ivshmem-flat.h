@@ -115,6 +115,7 @@ typedef struct IvshmemFlatPeer {
 
 /**
  * IvshmemFlatReceiver: where the interrupts of one own vector come in
+ * @ctx: serves it
  * @eventfd: what a peer writes to interrupt us; owned
  * @vector: the vector
  * @s: the device; NULL once it is not interested any more; under the BQL
@@ -123,6 +124,7 @@ typedef struct IvshmemFlatPeer {
  * forgets it.
  */
 typedef struct IvshmemFlatReceiver {
+    AioContext *ctx;
     int eventfd;
     unsigned vector;
     IvshmemFlat *s;
