@@ -9,6 +9,7 @@ QEMU_SRC ?=
 # ANY_VERSION=1: try QEMU_SRC even if its version is not known here
 ANY_VERSION ?=
 # FLAVOUR=sanitize: with sanitizers, coverage and fuzzers
+# FLAVOUR=thread: with ThreadSanitizer
 FLAVOUR ?=
 # SECONDS=N: how long each fuzzer runs
 SECONDS ?= 60
@@ -52,11 +53,14 @@ check-ci: ## the same with each QEMU version, as .ci/run does
 	@tools/deps qemu firmware linux bench check sanitize
 	@tests/run 10.0 10.2 10.0-sanitize
 
-check-all: check-ci check-all-10.0 check-all-10.2 ## the same, and what takes longer
+check-all: check-ci check-thread check-all-10.0 check-all-10.2 ## the same, and what takes longer
 
 check-all-%:
 	@$(MAKE) QEMU=$* check-series check-qemu docs
 	@$(MAKE) QEMU=$* FLAVOUR=clang qemu
+
+check-thread: ## run the tests of what has threads under ThreadSanitizer
+	@$(MAKE) check FLAVOUR=thread
 
 stress: qemu firmware linux ## start machines STARTS=200 times, the server RESTARTS=1000
 	@RESTARTS=$(RESTARTS) tests/restart_test.py -v
@@ -119,6 +123,6 @@ docs: ## build QEMU's documentation, warnings are errors; see build/docs
 clean: ## remove all that was built, but not what was downloaded
 	rm -rf build
 
-.PHONY: help demo demo-linux demo-virt check check-ci check-all stress bench coverage \
-	 fuzz deps qemu firmware linux apply patches check-series \
-	 check-qemu docs clean
+.PHONY: help demo demo-linux demo-virt check check-ci check-all check-thread \
+	 stress bench coverage fuzz deps qemu firmware linux apply patches \
+	 check-series check-qemu docs clean
