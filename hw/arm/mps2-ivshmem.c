@@ -16,6 +16,7 @@
  *
  * The machine option ivshmem-chardev=ID names the chardev that connects to
  * the ivshmem server. Without it the machine is the board without the device.
+ * ivshmem-iothread=ID names the IOThread that takes the interrupts of peers.
  */
 
 #include "qemu/osdep.h"
@@ -48,6 +49,19 @@ static char *mps2_ivshmem_get(Object *machine, const char *property,
     return dev ? object_property_get_str(dev, property, errp) : g_strdup("");
 }
 
+static void mps2_ivshmem_set(Object *machine, const char *property,
+                             const char *value, Error **errp)
+{
+    Object *dev = mps2_ivshmem_device(machine);
+
+    if (!dev) {
+        error_setg(errp, "this machine was started without ivshmem-chardev, "
+                   "so it has no ivshmem-flat");
+        return;
+    }
+    object_property_set_str(dev, property, value, errp);
+}
+
 static char *mps2_ivshmem_get_chardev(Object *obj, Error **errp)
 {
     return mps2_ivshmem_get(obj, "chardev", errp);
@@ -55,7 +69,7 @@ static char *mps2_ivshmem_get_chardev(Object *obj, Error **errp)
 
 static void mps2_ivshmem_set_chardev(Object *obj, const char *id, Error **errp)
 {
-    object_property_set_str(mps2_ivshmem_device(obj), "chardev", id, errp);
+    mps2_ivshmem_set(obj, "chardev", id, errp);
 }
 
 static char *mps2_ivshmem_get_iothread(Object *obj, Error **errp)
@@ -66,7 +80,7 @@ static char *mps2_ivshmem_get_iothread(Object *obj, Error **errp)
 static void mps2_ivshmem_set_iothread(Object *obj, const char *id,
                                       Error **errp)
 {
-    object_property_set_str(mps2_ivshmem_device(obj), "iothread", id, errp);
+    mps2_ivshmem_set(obj, "iothread", id, errp);
 }
 
 static void mps2_ivshmem_init(MachineState *machine)

@@ -2078,12 +2078,22 @@ static void test_board_iothread(const void *board)
 /* Without ivshmem-chardev it is the plain board. */
 static void test_board_bare(const void *board)
 {
+    static const char *const options[] = {
+        "ivshmem-chardev", "ivshmem-iothread"
+    };
     QTestState *qts = qtest_initf("-machine %s", (const char *)board);
     g_autofree char *qtree = qtest_hmp(qts, "info qtree");
 
     g_assert_nonnull(strstr(qtree, "cmsdk-apb-uart"));
     g_assert_null(strstr(qtree, "ivshmem"));
     assert_string(qts, "/machine", "ivshmem-chardev", "");
+    for (unsigned i = 0; i < ARRAY_SIZE(options); i++) {
+        QDict *ret = qtest_qmp(qts, "{ 'execute': 'qom-set', 'arguments': "
+                               "{ 'path': '/machine', 'property': %s, "
+                               "'value': 'late' } }", options[i]);
+
+        qmp_expect_error_and_unref(ret, "GenericError");
+    }
     qtest_quit(qts);
 }
 
