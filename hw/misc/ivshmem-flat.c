@@ -419,10 +419,11 @@ static void ivshmem_flat_reset_hold(Object *obj, ResetType type)
 
 /*
  * Check that the range is inside the address space, and that no CPU sees
- * anything there but an "unimplemented device", which is a placeholder.
+ * anything there but an "unimplemented device", which is a placeholder, or
+ * this device, which stays mapped when it is unrealized.
  */
-static bool ivshmem_flat_check_range(const char *property, hwaddr addr,
-                                     uint64_t size, Error **errp)
+static bool ivshmem_flat_check_range(IvshmemFlat *s, const char *property,
+                                     hwaddr addr, uint64_t size, Error **errp)
 {
     CPUState *cpu;
 
@@ -449,8 +450,9 @@ static bool ivshmem_flat_check_range(const char *property, hwaddr addr,
                 memory_region_unref(section.mr);
                 next = section.offset_within_address_space +
                        int128_get64(section.size);
-                if (owner && object_dynamic_cast(owner,
-                                                 TYPE_UNIMPLEMENTED_DEVICE)) {
+                if (owner == OBJECT(s) ||
+                    (owner &&
+                     object_dynamic_cast(owner, TYPE_UNIMPLEMENTED_DEVICE))) {
                     continue;
                 }
                 path = owner ? object_get_canonical_path(owner) : NULL;
@@ -482,9 +484,9 @@ static bool ivshmem_flat_check_places(IvshmemFlat *s, Error **errp)
     if (!ivshmem_flat_has_address(s) || s->memory) { /* or: we are there */
         return true;
     }
-    if (!ivshmem_flat_check_range("x-bus-address-iomem", iomem, IOMEM_SIZE,
+    if (!ivshmem_flat_check_range(s, "x-bus-address-iomem", iomem, IOMEM_SIZE,
                                   errp) ||
-        !ivshmem_flat_check_range("x-bus-address-shmem", shmem, shmem_size,
+        !ivshmem_flat_check_range(s, "x-bus-address-shmem", shmem, shmem_size,
                                   errp)) {
         return false;
     }
@@ -1080,6 +1082,15 @@ static void ivshmem_flat_recv_first_batch(IvshmemFlat *s,
     }
 }
 
+/* As when the last connection ended while the device was not realized. */
+static bool ivshmem_flat_reconnects_elsewhere(SocketChardev *sock,
+                                              GMainContext *context)
+{
+    GSource *timer = sock->reconnect_timer;
+
+    return timer && g_source_get_context(timer) != context;
+}
+
 /* Wait as long as it takes, if the user has asked for that. */
 static bool ivshmem_flat_wait_for_server(IvshmemFlat *s, GMainContext *context,
                                          Error **errp)
@@ -1101,6 +1112,10 @@ static bool ivshmem_flat_wait_for_server(IvshmemFlat *s, GMainContext *context,
     if (!(s->reported & BIT(BAD_GREETING))) { /* or it said so then */
         info_report("ivshmem-flat: waiting for a server at chardev '%s'",
                     chr->label);
+    }
+    if (ivshmem_flat_reconnects_elsewhere(sock, context) &&
+        qemu_chr_wait_connected(chr, errp) < 0) {
+        return false;
     }
     while (s->phase == IVSHMEM_FLAT_DISCONNECTED) {
         g_main_context_iteration(context, true);
@@ -1267,6 +1282,10 @@ static void ivshmem_flat_disconnect(IvshmemFlat *s)
 {
     qemu_chr_fe_set_handlers(&s->chr, NULL, NULL, NULL, NULL, NULL, NULL,
                              true);
+    if (qemu_chr_fe_backend_open(&s->chr)) {
+        /* Peers must not take us to be there, and a greeting comes once. */
+        qemu_chr_fe_disconnect(&s->chr);
+    }
     s->phase = IVSHMEM_FLAT_DISCONNECTED;
     ivshmem_flat_drop_message(s);
     s->nkept = 0;

@@ -359,6 +359,11 @@ static void fake_hang_up(FakeServer *srv)
     srv->conn = -1;
 }
 
+static bool is_hung_up(int conn)
+{
+    return recv(conn, &(char) { 0 }, 1, MSG_DONTWAIT) == 0;
+}
+
 static void *fake_thread(void *opaque)
 {
     FakeServer *srv = opaque;
@@ -2363,7 +2368,7 @@ static void test_restart_with_silence(void)
     g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 100);
     fake_wait_client(srv);
     WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == 101);
-    g_assert_cmpint(recv(silent, &(char) { 0 }, 1, 0), ==, 0);
+    WAIT_UNTIL(is_hung_up(silent));
     g_assert_cmpint(count_errors(srv, "server sent 0 bytes in 10 s, expected "
                                         "the protocol version"), ==, 1);
     qtest_quit(qts);
@@ -4270,6 +4275,51 @@ static void test_realized_again(void)
     fake_free(srv);
 }
 
+/* It leaves the server, and comes to it as anybody does who is new. */
+static void test_realized_again_same_server(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+
+    fake_script_client(srv, 100);
+    qts = reconnecting_machine(srv, WIRED_MACHINE);
+    for (unsigned id = 101; id < 104; id++) {
+        set_realized(qts, false);
+        WAIT_UNTIL(is_hung_up(srv->conn));
+        fake_come_back(srv, id);
+        set_realized(qts, true);
+        g_assert_cmpint(get_number(qts, "id"), ==, id);
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* When that happens, the chardev's next attempt is due in an hour. */
+static void test_realized_again_disconnected(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+
+    fake_script_client(srv, 100);
+    fake_start(srv);
+    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=3600000 "
+                      "-machine virt -nic none "
+                      "-device ivshmem-flat,id=ivs,chardev=ivshmem 2>%s",
+                      srv->path, srv->errors);
+    fake_wait_client(srv);
+    fake_restart(srv);
+    WAIT_UNTIL(!is_connected(qts));
+    set_realized(qts, false);
+    fake_script_client(srv, 101);
+    fake_start(srv);
+    set_realized(qts, true);
+    fake_wait_client(srv);
+    g_assert_cmpint(get_number(qts, "id"), ==, 101);
+    g_assert_true(is_connected(qts));
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 /* A device on board is there before it is realized. */
 static void test_introspection_before_realize(void)
 {
@@ -4545,6 +4595,10 @@ int main(int argc, char **argv)
     if (qtest_has_machine("virt")) {
         qtest_add_func("/ivshmem-flat/life/realized-again",
                        test_realized_again);
+        qtest_add_func("/ivshmem-flat/life/realized-again-same-server",
+                       test_realized_again_same_server);
+        qtest_add_func("/ivshmem-flat/life/realized-again-disconnected",
+                       test_realized_again_disconnected);
     }
     qtest_add_func("/ivshmem-flat/life/introspection-before-realize",
                    test_introspection_before_realize);
