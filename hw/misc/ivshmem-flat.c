@@ -244,8 +244,13 @@ static bool ivshmem_flat_test_and_clear(IvshmemFlatReceiver *r)
     struct iovec iov = { .iov_base = &count, .iov_len = sizeof(count) };
     ssize_t len = preadv2(r->eventfd, &iov, 1, -1, RWF_NOWAIT);
 
-    if (len < 0 && errno == EOPNOTSUPP) { /* Linux before 5.8 */
-        len = read(r->eventfd, &count, sizeof(count));
+    if (len < 0 && errno == EOPNOTSUPP) {
+        /* Linux before 5.8, where another reader can come in between. */
+        GPollFD pfd = { .fd = r->eventfd, .events = G_IO_IN };
+
+        if (g_poll(&pfd, 1, 0) == 1) {
+            len = read(r->eventfd, &count, sizeof(count));
+        }
     }
     return len == sizeof(count);
 }
