@@ -686,6 +686,7 @@ static void ivshmem_flat_greeting(IvshmemFlat *s, int64_t value, int fd,
 static void ivshmem_flat_greeting_failed(IvshmemFlat *s)
 {
     s->phase = IVSHMEM_FLAT_DISCONNECTED;
+    ivshmem_flat_retry_kept(s);
     timer_del(s->greeting_timer);
     if (s->reported & BIT(BAD_GREETING)) {
         error_free(s->greeting_error);
