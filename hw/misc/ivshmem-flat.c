@@ -22,7 +22,6 @@
  *  + The specification ignores a doorbell to a peer that is not connected.
  *    Connected means here: announced by the server, read by us or not.
  *  + A peer's first IVSHMEM_FLAT_MAX_VECTORS vectors can be rung.
- *
  *  + A server that comes back greets a device anew, with a new id, as if the
  *    device had been plugged into it then.
  *
@@ -88,7 +87,7 @@ REG32(DOORBELL, 0x0c)
 #define QUIET_MS 250            /* ends the first batch */
 
 /* Each of these is reported once per device: a server may repeat itself. */
-typedef enum BadMessage {
+typedef enum IvshmemFlatBadMessage {
     BAD_ID,
     BAD_FD_COUNT,
     BAD_SHMEM,
@@ -96,7 +95,7 @@ typedef enum BadMessage {
     BAD_OWN_GONE,
     BAD_UNKNOWN_GONE,
     BAD_GREETING,
-} BadMessage;
+} IvshmemFlatBadMessage;
 
 /* Doorbells */
 
@@ -144,7 +143,7 @@ static void ivshmem_flat_ring(IvshmemFlat *s, int eventfd, unsigned peer,
 /*
  * Ring what can be rung by now, drop what the server had not announced in
  * what the socket held, and go on waiting for the rest. What a socket holds
- * is bounded, and so is the wait.
+ * is bounded, and the main loop reads it, so the wait ends.
  */
 static void ivshmem_flat_retry_kept(IvshmemFlat *s)
 {
@@ -712,8 +711,8 @@ static void ivshmem_flat_greeting_timeout(void *opaque)
 /* The server's messages: peers that come and go */
 
 static void G_GNUC_PRINTF(5, 6)
-ivshmem_flat_bad_message(IvshmemFlat *s, BadMessage kind, int64_t value,
-                         unsigned nfds, const char *fmt, ...)
+ivshmem_flat_bad_message(IvshmemFlat *s, IvshmemFlatBadMessage kind,
+                         int64_t value, unsigned nfds, const char *fmt, ...)
 {
     g_autofree char *why = NULL;
     va_list ap;
