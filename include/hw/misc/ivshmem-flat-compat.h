@@ -19,7 +19,7 @@
 /* Renamed in 10.2. */
 #define CharFrontend CharBackend
 
-/* class_init's data became const in 10.1. */
+/* class_init's data became const in 10.1, which is not supported. */
 #define IvshmemFlatClassData void
 
 #else

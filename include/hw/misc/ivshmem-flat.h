@@ -192,7 +192,7 @@ struct IvshmemFlat {
 
     /* what the server said */
     IvshmemFlatPhase phase;
-    Error *greeting_error;
+    Error *greeting_error;          /* until it is reported; owned */
     QEMUTimer *greeting_timer;      /* for a server that has come back */
     uint16_t new_id;                /* until the greeting is complete */
     QEMUBH *gone_bh;                /* reports that the server is gone */
