@@ -210,7 +210,7 @@ static void ivshmem_flat_doorbell(IvshmemFlat *s, uint32_t value)
     unsigned vector = FIELD_EX32(value, DOORBELL, VECTOR);
     int eventfd;
 
-    if (!s->interrupts) {
+    if (!s->any_wired) {
         ivshmem_flat_drop_doorbell(s, peer, vector,
                                    "interrupts are disabled");
         return;
@@ -308,7 +308,7 @@ static void ivshmem_flat_machine_done(Notifier *notifier, void *data)
 
     for (unsigned i = 0; i < s->vectors; i++) {
         s->own[i].wired = sysbus_is_irq_connected(SYS_BUS_DEVICE(s), i);
-        s->interrupts |= s->own[i].wired;
+        s->any_wired |= s->own[i].wired;
         if (!s->own[i].wired) {
             g_string_append_printf(off, "%s%u", off->len ? ", " : "", i);
         }
@@ -316,8 +316,8 @@ static void ivshmem_flat_machine_done(Notifier *notifier, void *data)
             ivshmem_flat_serve_vector(s, i);
         }
     }
-    trace_ivshmem_flat_interrupts(s->interrupts);
-    if (!s->interrupts) {
+    trace_ivshmem_flat_interrupts(s->any_wired);
+    if (!s->any_wired) {
         warn_report("%s: interrupts are disabled, no interrupt input is "
                     "wired; x-irq-qompath=PATH wires one, 'info qom-tree' "
                     "lists the paths", path);
@@ -345,7 +345,7 @@ static uint64_t ivshmem_flat_read(void *opaque, hwaddr offset, unsigned size)
         ivshmem_flat_update_irq(s);
         break;
     case A_IVPOSITION:
-        value = s->interrupts ? s->id : 0;
+        value = s->any_wired ? s->id : 0;
         break;
     case A_DOORBELL:
         qemu_log_mask(LOG_GUEST_ERROR, "ivshmem-flat: read of the write-only "
@@ -1358,7 +1358,7 @@ static void ivshmem_flat_unrealize(DeviceState *dev)
     IvshmemFlat *s = IVSHMEM_FLAT(dev);
 
     qemu_remove_machine_init_done_notifier(&s->machine_done);
-    s->interrupts = false;
+    s->any_wired = false;
     ivshmem_flat_disconnect(s);
 }
 

@@ -49,6 +49,11 @@
 #include "qom/object.h"
 #include "system/iothread.h"
 
+/**
+ * TYPE_IVSHMEM_FLAT:
+ *
+ * QOM type of the device, user-creatable on the machines that allow it.
+ */
 #define TYPE_IVSHMEM_FLAT "ivshmem-flat"
 OBJECT_DECLARE_SIMPLE_TYPE(IvshmemFlat, IVSHMEM_FLAT)
 
@@ -86,6 +91,11 @@ typedef enum IvshmemFlatPhase {
     IVSHMEM_FLAT_DISCONNECTED,
 } IvshmemFlatPhase;
 
+/**
+ * TYPE_IVSHMEM_FLAT_MEMORY:
+ *
+ * QOM type of what owns a server's object, not user-creatable.
+ */
 #define TYPE_IVSHMEM_FLAT_MEMORY "ivshmem-flat-memory"
 OBJECT_DECLARE_SIMPLE_TYPE(IvshmemFlatMemory, IVSHMEM_FLAT_MEMORY)
 
@@ -173,7 +183,7 @@ struct IvshmemFlat {
     MemoryRegion shmem;             /* container of @memory */
     IvshmemFlatMemory *memory;      /* NULL: the server has sent none yet */
     qemu_irq irq[IVSHMEM_FLAT_MAX_VECTORS];
-    bool interrupts;                /* an output is wired */
+    bool any_wired;                 /* is any output? */
     AioContext *ctx;                /* serves the own eventfds */
     Notifier machine_done;
 
