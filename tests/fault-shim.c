@@ -43,7 +43,7 @@ static volatile struct {
     int hits;           /* how often it did */
 } *fault;
 
-__attribute__((constructor)) static void map_fault(void)
+static void __attribute__((constructor)) map_fault(void)
 {
     const char *path = getenv("FAULT_FILE");
     int fd = path ? syscall(SYS_open, path, O_RDWR | O_CLOEXEC) : -1;

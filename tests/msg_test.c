@@ -72,7 +72,7 @@ struct bench {
 
 static struct bench *new_bench(size_t size)
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t page = (size_t)getpagesize();
     size_t pages = (size + page - 1) / page * page;
     struct bench *b = malloc(sizeof(*b));
     uint8_t *map = mmap(NULL, pages + 2 * page, PROT_NONE,
@@ -89,7 +89,7 @@ static struct bench *new_bench(size_t size)
 
 static void free_bench(struct bench *b)
 {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t page = (size_t)getpagesize();
     size_t pages = (b->size + page - 1) / page * page;
 
     munmap(b->memory + b->size - pages - page, pages + 2 * page);
@@ -154,6 +154,7 @@ static void settle(struct ivshmem_msg *a, struct ivshmem_msg *b)
         changed |= ivshmem_msg_poll(b);
     } while (changed > 0);
     while (ivshmem_msg_doorbell(a) >= 0 || ivshmem_msg_doorbell(b) >= 0) {
+        continue;
     }
 }
 
@@ -377,6 +378,7 @@ TEST(full_ring)
         CHECK_EQUAL(ivshmem_msg_send(&one, 1, 0, "x", 1), 0);
         CHECK_EQUAL(ivshmem_msg_receive(&other, 0, &header, buffer, 1), 1);
         while (ivshmem_msg_doorbell(&one) >= 0) {
+            continue;
         }
         CHECK_EQUAL(ivshmem_msg_send(&one, 1, 0, data, max), 0);
         CHECK_EQUAL(ivshmem_msg_doorbell(&one), 1);
@@ -1282,7 +1284,9 @@ static void run_litmus(struct litmus *l, unsigned who)
     for (int round = 0; round < ROUNDS; round++) {
         l->before(l, who);
         line_up(l, &line);
+        /* volatile, or the compiler leaves the loop out */
         for (volatile uint32_t n = next_random(&random) % 256; n > 0; n--) {
+            continue;
         }
         l->step(l, who);
         line_up(l, &line);
@@ -1320,6 +1324,7 @@ static void wake_up(struct litmus *l, unsigned who)
     if (who == 1) {
         ivshmem_msg_want_doorbell(&l->msg[1], 0, false);
         while (ivshmem_msg_receive(&l->msg[1], 0, &header, NULL, 0) == 0) {
+            continue;
         }
     }
 }
