@@ -34,5 +34,10 @@ class LabCase(unittest.TestCase):
         return '\n'.join([super()._formatMessage(msg, standardMsg),
                           *self.shown])
 
+    def fail_with_output(self, why):
+        """Fail, when the programs have said all that they will."""
+        self.lab.kill_all()
+        self.fail('\n'.join([why, *self.shown]))
+
     def wait_for_end(self, program):
         self.lab.wait(lambda: program.ended, f'{program.name} to end')

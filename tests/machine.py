@@ -99,8 +99,7 @@ class MachineTest(LabCase):
             self.qtest = Qtest(self, listeners[0])
             self.monitor = Monitor(self, listeners[1])
         except OSError as error:
-            self.lab.pause(0.5)
-            self.fail(f'QEMU is not there: {error}')
+            self.fail_with_output(f'QEMU is not there: {error}')
 
     def wait_until(self, condition, what):
         self.lab.wait(condition, what, tick=0.01)

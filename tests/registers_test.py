@@ -278,8 +278,7 @@ class Registers(LabCase):
         try:
             return device(self, *args, **kwargs)
         except OSError as error:
-            self.lab.pause(0.5)
-            self.fail('\n'.join([f'QEMU is not there: {error}', *self.shown]))
+            self.fail_with_output(f'QEMU is not there: {error}')
 
     def compare(self, pci, flat, wired):
         """Return the listed differences that there are."""

@@ -235,6 +235,13 @@ class Lab:
             raise LabError(f'machine {program.name} {program.how_it_ended()} '
                            f'before it said "{text}"')
 
+    def kill_all(self):
+        """Have all programs ended, and show the last that they print."""
+        for program in self._programs:
+            program.kill()
+        self.wait(lambda: all(program.ended for program in self._programs),
+                  'the programs to end')
+
     def pause(self, seconds):
         """Go on showing for this long."""
         end = time.monotonic() + seconds
