@@ -189,6 +189,7 @@ static Thing things[NUM_THINGS];
 static Slot slots[SLOTS];
 static qemu_irq *irqs;
 static IOThread *iothread;
+static QemuSemaphore iothread_turns;
 static unsigned pulses[MAX_VECTORS];
 static int level;               /* of output 0 */
 static bool never_sleep;
@@ -824,9 +825,9 @@ static void check_slots(Run *r)
     check_level(r);
 }
 
-static void set_event(void *event)
+static void iothread_turned(void *opaque)
 {
-    qemu_event_set(event);
+    qemu_sem_post(&iothread_turns);
 }
 
 /*
@@ -836,15 +837,11 @@ static void set_event(void *event)
 static void wait_for_iothread(void)
 {
     for (unsigned i = 0; i < 2; i++) {
-        QemuEvent event;
-
-        qemu_event_init(&event, false);
-        aio_bh_schedule_oneshot(iothread_get_aio_context(iothread), set_event,
-                                &event);
+        aio_bh_schedule_oneshot(iothread_get_aio_context(iothread),
+                                iothread_turned, NULL);
         bql_unlock();
-        qemu_event_wait(&event);
+        qemu_sem_wait(&iothread_turns);
         bql_lock();
-        qemu_event_destroy(&event);
     }
 }
 
@@ -1421,6 +1418,7 @@ static void pre_fuzz(QTestState *qts)
     make_things();
     irqs = qemu_allocate_irqs(irq_handler, NULL, MAX_VECTORS);
     iothread = IOTHREAD(object_resolve_path("/objects/iothread", NULL));
+    qemu_sem_init(&iothread_turns, 0);
     listen_as_server();
 
     never_sleep = true;
