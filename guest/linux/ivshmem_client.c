@@ -9,8 +9,8 @@
 /*
  * The protocol is that of QEMU's docs/specs/ivshmem-spec.rst, section
  * "The ivshmem Client-Server Protocol": messages of 8 bytes, little-endian,
- * some with a file descriptor. First the version, the own id, and the shared memory
- * (-1); from then on, at any time, a vector of a peer or our own (the
+ * some with a file descriptor. First the version, the own id, and the shared
+ * memory (-1); from then on, at any time, a vector of a peer or our own (the
  * peer's id, with an eventfd), or a peer's end (its id alone).
  */
 
