@@ -49,6 +49,30 @@ debian_mirror() {
     return 1
 }
 
+# good DIR LIST: does DIR have all that this list of checksums names, as it is
+# there?
+good() {
+    [[ -s $2 ]] && (cd "$1" && sha256sum --check --status --strict "$2")
+}
+
+# keep FILES URIS COMMAND...: have FILES hold what apt's list URIs names, and
+# SHA256SUMS. COMMAND downloads it into the directory it is run in; until all of
+# it is there and is good, FILES stays as it is.
+keep() {
+    local files=$1 new=$1.new wanted=$2.sums
+    sed -n "s/^'.*' \([^ ]*\) [0-9]* SHA256:\([0-9a-f]*\)$/\2  \1/p" \
+        "$2" >"$wanted"
+    shift 2
+    if ! good "$files" "$wanted"; then
+        rm -rf "$new"
+        mkdir "$new"
+        (cd "$new" && "$@") && good "$new" "$wanted" || return
+        rm -rf "$files"
+        mv "$new" "$files"
+    fi
+    mv "$wanted" "$files/SHA256SUMS"
+}
+
 # private_apt DIR: a state of apt's own in DIR, whose sources are read from
 # stdin. Afterwards "${apt[@]}" are the options for it. What the system's own
 # lists, sources and cache hold stays as it is.
