@@ -1,6 +1,7 @@
-"""A test case that has a lab, and shows in a failure what its programs said.
+"""A test case that has a lab, and prints what its programs say.
 
-Import it first: it puts tools/ on the path.
+tests/run shows that of a failed test, whatever made it fail. Import it first:
+it puts tools/ on the path.
 """
 # Copyright (c) 2026 The ivshmem-flat authors
 #
@@ -24,20 +25,16 @@ class LabCase(unittest.TestCase):
     def setUp(self):
         for path in self.needs:
             self.assertTrue(path.exists(), f'{path} is missing')
-        self.shown = []
-        self.lab = Lab(self.deadline, lambda program, line: self.shown.append(
-            f'{program.name} | {line}'))
-        self.lab.__enter__()
-        self.addCleanup(self.lab.__exit__)
+        self.lab = self.enterContext(self.new_lab(self.deadline))
 
-    def _formatMessage(self, msg, standardMsg):
-        return '\n'.join([super()._formatMessage(msg, standardMsg),
-                          *self.shown])
+    def new_lab(self, deadline):
+        return Lab(deadline, lambda program, line:
+                   print(f'{program.name} | {line}'))
 
     def fail_with_output(self, why):
         """Fail, when the programs have said all that they will."""
         self.lab.kill_all()
-        self.fail('\n'.join([why, *self.shown]))
+        self.fail(why)
 
     def wait_for_end(self, program):
         self.lab.wait(lambda: program.ended, f'{program.name} to end')

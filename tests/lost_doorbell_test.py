@@ -13,23 +13,17 @@ Linux machines, whose QEMU is Debian's, only if it is set: see `make stress`.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-import contextlib
 import os
 import signal
-import sys
 import unittest
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-from ivshmem_lab import BUILD, Lab                  # noqa: E402
-from ivshmem_machines import cortex_m, linux        # noqa: E402
+from lab_case import BIN, ROOT, LabCase
+from ivshmem_machines import cortex_m, linux
 
-BIN = BUILD / 'bin'
 FIRMWARE = ROOT / 'build/guest/doorbell-mps2.elf'
 HOST_PEER = ROOT / 'build/guest/ivshmem-peer'
 STARTS = int(os.environ.get('STARTS') or 20)
-DEADLINE = 120      # seconds for each start, on a machine under load
+DEADLINE = LabCase.deadline     # for each start
 
 # what each says before the other is started
 READY = {'sleeper': 'sleeps', 'ringer': 'looks for a sleeper'}
@@ -40,19 +34,14 @@ WITH_LINUX = unittest.skipUnless('STARTS' in os.environ,
                                  'takes long, see make stress')
 
 
-class LostDoorbell(unittest.TestCase):
+class LostDoorbell(LabCase):
+    needs = (*LabCase.needs, FIRMWARE)
 
     def setUp(self):
-        for path in (BIN / 'qemu-system-arm', BIN / 'ivshmem-server',
-                     FIRMWARE):
-            self.assertTrue(path.exists(), f'{path} is missing')
-
-    @contextlib.contextmanager
-    def all_cpus_occupied(self):
-        with Lab(STARTS * DEADLINE) as lab:
-            for _ in range(os.cpu_count()):
-                lab.start('load', ['sh', '-c', 'while :; do :; done'])
-            yield
+        super().setUp()
+        self.assertGreaterEqual(STARTS, 1, 'STARTS is too few')
+        for _ in range(os.cpu_count()):
+            self.lab.start('load', ['sh', '-c', 'while :; do :; done'])
 
     def cortex_m(self, lab, role, on_board=True):
         return lab.start(role, cortex_m(
@@ -69,7 +58,7 @@ class LostDoorbell(unittest.TestCase):
         stop_first  stop the first one's QEMU while the second one starts
         """
         for start in range(STARTS):
-            with self.all_cpus_occupied(), Lab(DEADLINE) as lab:
+            with self.new_lab(DEADLINE) as lab:
                 lab.start_server(lab.server_command(BIN))
                 machines = [self.cortex_m(lab, first, on_board=start % 2)]
                 lab.wait_for_line(machines[0], READY[first])
@@ -98,8 +87,7 @@ class LostDoorbell(unittest.TestCase):
     def join_one_who_stays(self, start_old):
         """Start a Cortex-M machine, many times, beside a peer that stays."""
         for role, other in ORDERS:
-            with self.subTest(role), self.all_cpus_occupied(), \
-                    Lab(STARTS * DEADLINE) as lab:
+            with self.subTest(role), self.new_lab(STARTS * DEADLINE) as lab:
                 lab.start_server(lab.server_command(BIN))
                 old = start_old(lab, f'{other} {STARTS}')
                 for start in range(1, STARTS + 1):
@@ -130,7 +118,7 @@ class LostDoorbell(unittest.TestCase):
         """A Linux machine, and a Cortex-M machine that is there already."""
         for _ in range(-(-STARTS // 10)):
             for role, other in ORDERS:
-                with self.all_cpus_occupied(), Lab(DEADLINE) as lab:
+                with self.new_lab(DEADLINE) as lab:
                     lab.start_server(lab.server_command(BIN))
                     old = self.cortex_m(lab, other)
                     lab.wait_for_line(old, READY[other])

@@ -17,18 +17,13 @@ firmware in build/guest.
 import mmap
 import os
 import re
-import sys
 import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tools'))
-from ivshmem_lab import BUILD, Lab                  # noqa: E402
-from ivshmem_machines import FIRMWARE, cortex_m     # noqa: E402
+from lab_case import BIN, LabCase
+from ivshmem_machines import FIRMWARE, cortex_m
 
-BIN = BUILD / 'bin'
 RESTARTS = int(os.environ.get('RESTARTS') or 20)
-DEADLINE = 60 + 6 * RESTARTS    # seconds, on a machine under load
 FOR_EVER = 10 ** 9              # messages
 SETTLED = 5     # restarts after which QEMU has what it will need
 SLACK_KB = 512  # what malloc may take or give back meanwhile
@@ -46,38 +41,35 @@ def memory_kb(pid):
     return int(re.search(r'^RssAnon:\s+(\d+) kB$', status, re.M)[1])
 
 
-class Restart(unittest.TestCase):
+class Restart(LabCase):
+    deadline = 60 + 6 * RESTARTS
+    needs = (*LabCase.needs, FIRMWARE)
 
-    def setUp(self):
-        for path in (BIN / 'qemu-system-arm', BIN / 'ivshmem-server',
-                     FIRMWARE):
-            self.assertTrue(path.exists(), f'{path} is missing')
-
-    def start_machine(self, lab, slot, iothread):
-        machine = lab.start(f'machine {slot}', [
-            *cortex_m(BIN / 'qemu-system-arm', lab.socket_path,
+    def start_machine(self, slot, iothread):
+        machine = self.lab.start(f'machine {slot}', [
+            *cortex_m(BIN / 'qemu-system-arm', self.lab.socket_path,
                       words=f'messages={FOR_EVER} slot={slot} tick=100',
                       on_board=not iothread, reconnect_ms=20),
             '-trace', 'ivshmem_flat_greeting',
             *(['-object', 'iothread,id=thread',
                '-global', 'ivshmem-flat.iothread=thread']
               if iothread else [])])
-        lab.wait_for_line(machine, f'id {slot}, slot {slot}')
+        self.lab.wait_for_line(machine, f'id {slot}, slot {slot}')
         return machine
 
-    def wait_for(self, lab, machines, condition, what):
+    def wait_for(self, machines, condition, what):
         """Wait until it is true of each machine."""
         for machine in machines:
-            lab.wait(lambda: machine.ended or condition(machine),
-                     f'{machine.name} {what}', tick=0.01)
-            self.assertFalse(machine.ended, machine.lines)
+            self.lab.wait(lambda: machine.ended or condition(machine),
+                          f'{machine.name} {what}', tick=0.01)
+            self.assertFalse(machine.ended)
 
-    def wait_for_greeting(self, lab, machines, number):
-        self.wait_for(lab, machines, lambda machine: number == sum(
+    def wait_for_greeting(self, machines, number):
+        self.wait_for(machines, lambda machine: number == sum(
             line.startswith('ivshmem_flat_greeting ')
             for line in machine.lines), f'to be greeted {number} times')
 
-    def wait_for_messages(self, lab, machines, memory):
+    def wait_for_messages(self, machines, memory):
         """Both must take messages."""
         def taken(machine):
             """The word tail of the side that this machine has of the link."""
@@ -85,36 +77,36 @@ class Restart(unittest.TestCase):
             side = 8 * 64 + (slot * 8 + 1 - slot) * 64
             return memory[side + 8:side + 12]
         before = {machine.name: taken(machine) for machine in machines}
-        self.wait_for(lab, machines,
+        self.wait_for(machines,
                       lambda machine: taken(machine) != before[machine.name],
                       'to take a message')
 
     def test_nothing_is_left_of_servers_that_ended(self):
-        with Lab(DEADLINE) as lab:
-            command = lab.server_command(BIN, restarts=True)
-            server = lab.start_server(command)
-            machines = [self.start_machine(lab, slot, iothread)
-                        for slot, iothread in ((0, False), (1, True))]
-            with open(lab.named_memory(), 'rb') as file, \
-                    mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
-                self.wait_for_messages(lab, machines, memory)
-                had = {machine.name: resources(machine.pid)
-                       for machine in machines}
-                for restart in range(1, RESTARTS + 1):
-                    server = lab.restart_server(server, command)
-                    self.wait_for_greeting(lab, machines, 1 + restart)
-                    self.wait_for_messages(lab, machines, memory)
-                    if restart == SETTLED:
-                        kb = {machine.name: memory_kb(machine.pid)
-                              for machine in machines}
-            # what has just been closed may go a moment later
-            self.wait_for(
-                lab, machines,
-                lambda machine: resources(machine.pid) == had[machine.name],
-                'to have what it had again')
-            for machine in machines:
-                self.assertLess(memory_kb(machine.pid),
-                                kb[machine.name] + SLACK_KB)
+        self.assertGreaterEqual(RESTARTS, SETTLED, 'RESTARTS is too few')
+        command = self.lab.server_command(BIN, restarts=True)
+        server = self.lab.start_server(command)
+        machines = [self.start_machine(slot, iothread)
+                    for slot, iothread in ((0, False), (1, True))]
+        with open(self.lab.named_memory(), 'rb') as file, \
+                mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as memory:
+            self.wait_for_messages(machines, memory)
+            had = {machine.name: resources(machine.pid)
+                   for machine in machines}
+            for restart in range(1, RESTARTS + 1):
+                server = self.lab.restart_server(server, command)
+                self.wait_for_greeting(machines, 1 + restart)
+                self.wait_for_messages(machines, memory)
+                if restart == SETTLED:
+                    kb = {machine.name: memory_kb(machine.pid)
+                          for machine in machines}
+        # what has just been closed may go a moment later
+        self.wait_for(
+            machines,
+            lambda machine: resources(machine.pid) == had[machine.name],
+            'to have what it had again')
+        for machine in machines:
+            self.assertLess(memory_kb(machine.pid),
+                            kb[machine.name] + SLACK_KB)
 
 
 if __name__ == '__main__':
