@@ -211,8 +211,10 @@ class WithEachOther(PeerTest):
             self.assertEqual(host.status, 0)
 
             host = self.start_host_peer('wait', '1')
-            while not peer.ring(2, 1):      # it gets the next free id
-                peer.wait(0.01)
+            def rung():
+                peer.wait(0)        # hear of it; it gets the next free id
+                return host.ended or peer.ring(2, 1)
+            self.lab.wait(rung, 'the peer to be there', tick=0.01)
             self.lab.wait_for_line(host, 'vector 1')
             self.wait_for_end(host)
             self.assertEqual(host.status, 0)
@@ -222,7 +224,7 @@ class WithEachOther(PeerTest):
 
             peer.ring(peer.id, 0)
             peer.ring(peer.id, 2)
-            self.assertEqual(peer.wait(), {0, 2})
+            self.assertEqual(peer.wait(DEADLINE), {0, 2})
             self.assertEqual(peer.wait(0), set())
 
     def test_nobody_to_ring(self):
@@ -232,6 +234,17 @@ class WithEachOther(PeerTest):
         self.assertEqual(host.status, 1)
         self.assertEqual(host.lines, ['ivshmem-peer: there is no peer 7 with '
                                       'a vector 0'])
+
+    def test_wrong_words_are_refused(self):
+        self.start_server()
+        for word in ('peers=0', 'peers=8', 'vectors=0', 'vectors=65', 'peer=1'):
+            with self.subTest(word):
+                host = self.start_host_peer('exchange', word)
+                self.wait_for_end(host)
+                self.assertEqual(host.status, 2)
+                self.assertEqual(host.lines, [
+                    f"ivshmem-peer: exchange: '{word}', expected messages=N, "
+                    'peers=1 to 7 or vectors=1 to 64'])
 
     def test_all_see_the_same_memory(self):
         self.start_server('-l', '64K')
@@ -248,7 +261,7 @@ class WithEachOther(PeerTest):
             os.eventfd_write(one.peers[other.id][0], 2 ** 64 - 3)
             self.assertTrue(one.ring(other.id))
             self.assertTrue(one.ring(other.id))
-            self.assertEqual(other.wait(), {0})
+            self.assertEqual(other.wait(DEADLINE), {0})
 
     def test_python_messages_among_themselves(self):
         self.start_server('-l', '64K')
@@ -345,6 +358,7 @@ class FakeServer(unittest.TestCase):
         self.addCleanup(self.listener.close)
         self.listener.bind(self.path)
         self.listener.listen()
+        self.listener.settimeout(DEADLINE)
 
     def memory(self, size=4096):
         fd = os.memfd_create('shared')

@@ -123,7 +123,8 @@ static void read_options(void)
 
 static bool options_are_good(void)
 {
-    return vectors >= 1 && vectors <= BOARD_IVSHMEM_VECTORS &&
+    return exchange.peers >= 1 && exchange.peers < EXCHANGE_SLOTS &&
+           vectors >= 1 && vectors <= BOARD_IVSHMEM_VECTORS &&
            (revision == 1 || (revision == 0 && vectors == 1)) &&
            (slot < EXCHANGE_SLOTS || slot == (uint32_t)IVSHMEM_MSG_ANY_SLOT) &&
            tick <= MAX_TICK_MS;
@@ -202,9 +203,10 @@ int main(void)
 
     read_options();
     if (!options_are_good()) {
-        print("expected vectors=1 to %u, revision=0 (with vectors=1) or 1, "
-              "slot=0 to %u, tick=0 to %u\n", BOARD_IVSHMEM_VECTORS,
-              EXCHANGE_SLOTS - 1, (unsigned)MAX_TICK_MS);
+        print("expected peers=1 to %u, vectors=1 to %u, revision=0 (with "
+              "vectors=1) or 1, slot=0 to %u, tick=0 to %u\n",
+              EXCHANGE_SLOTS - 1, BOARD_IVSHMEM_VECTORS, EXCHANGE_SLOTS - 1,
+              (unsigned)MAX_TICK_MS);
         return 2;
     }
     init_device();

@@ -76,13 +76,14 @@ static void open_messages(struct ivshmem *ivshmem, struct ivshmem_msg *msg)
     say("id %u, slot %u\n", (unsigned)ivshmem->id, (unsigned)msg->slot);
 }
 
-static bool number(const char *text, unsigned long max, uint32_t *value)
+static bool number(const char *text, unsigned long min, unsigned long max,
+                   uint32_t *value)
 {
     unsigned long n;
     char *end;
 
     n = strtoul(text, &end, 0);
-    if (*text < '0' || *text > '9' || *end || n > max) {
+    if (*text < '0' || *text > '9' || *end || n < min || n > max) {
         return false;
     }
     *value = (uint32_t)n;
@@ -101,13 +102,14 @@ static bool do_exchange(struct ivshmem *ivshmem, char **words)
 
     for (; *words; words++) {
         if (!(strncmp(*words, "messages=", 9) == 0 &&
-              number(*words + 9, UINT32_MAX, &x.messages)) &&
+              number(*words + 9, 0, UINT32_MAX, &x.messages)) &&
             !(strncmp(*words, "peers=", 6) == 0 &&
-              number(*words + 6, EXCHANGE_SLOTS - 1, &x.peers)) &&
+              number(*words + 6, 1, EXCHANGE_SLOTS - 1, &x.peers)) &&
             !(strncmp(*words, "vectors=", 8) == 0 &&
-              number(*words + 8, IVSHMEM_MAX_VECTORS, &vectors))) {
-            errx(2, "exchange: '%s', expected messages=N, peers=N or "
-                 "vectors=N", *words);
+              number(*words + 8, 1, IVSHMEM_MAX_VECTORS, &vectors))) {
+            errx(2, "exchange: '%s', expected messages=N, peers=1 to %d or "
+                 "vectors=1 to %d", *words, EXCHANGE_SLOTS - 1,
+                 IVSHMEM_MAX_VECTORS);
         }
     }
     open_messages(ivshmem, &msg);
@@ -199,7 +201,7 @@ static bool do_wait(struct ivshmem *ivshmem, char **words)
 {
     uint32_t times = 1;
 
-    if (*words && (!number(*words, UINT32_MAX, &times) || words[1])) {
+    if (*words && (!number(*words, 0, UINT32_MAX, &times) || words[1])) {
         errx(2, "wait: expected a number of doorbells");
     }
     say("id %u waits\n", (unsigned)ivshmem->id);
@@ -220,8 +222,8 @@ static bool do_ring(struct ivshmem *ivshmem, char **words)
 {
     uint32_t peer, vector = 0;
 
-    if (!*words || !number(words[0], UINT16_MAX, &peer) ||
-        (words[1] && (!number(words[1], UINT16_MAX, &vector) || words[2]))) {
+    if (!*words || !number(words[0], 0, UINT16_MAX, &peer) ||
+        (words[1] && (!number(words[1], 0, UINT16_MAX, &vector) || words[2]))) {
         errx(2, "ring: expected a peer and, perhaps, a vector");
     }
     if (!ivshmem_ring(ivshmem, peer, vector)) {
@@ -237,7 +239,7 @@ static uint32_t rounds(char **words)
 {
     uint32_t n = 1;
 
-    if (*words && (!number(*words, UINT32_MAX, &n) || words[1])) {
+    if (*words && (!number(*words, 1, UINT32_MAX, &n) || words[1])) {
         errx(2, "expected a number of rounds");
     }
     return n;
