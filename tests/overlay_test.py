@@ -235,7 +235,7 @@ class Apply(Case):
             self.assertEqual((self.tree / name).stat().st_mode & 0o777, mode)
 
     def test_unknown_version_refused(self):
-        for version in ('9.2.4', '10.1.2', '10.20.1', '10.0', 'x'):
+        for version in ('9.2.4', '10.1.2', '10.20.1', '10.2.50', '10.0', 'x'):
             with self.subTest(version):
                 lay(self.tree, {'VERSION': version + '\n'})
                 self.check_refused(self.apply(), snapshot(self.tree),
@@ -412,6 +412,22 @@ class Tools(Case):
         self.check_one_line(self.tool('fetch-qemu', '10.0', self.dir / 'src'),
                             'Could not resolve the mirror')
 
+    def test_fetch_another_version_than_the_cached(self):
+        """Of a version that is fixed, the cache may have an older one."""
+        self.files = self.files.with_name('qemu-10.2')
+        self.fill_cache()
+        self.check_one_line(self.tool('fetch-qemu', '10.2', self.dir / 'src'),
+                            'Could not resolve the mirror')
+        self.assertIn('qemu_10.0.dsc', contents(self.files))
+
+    def test_fetch_once(self):
+        lay(self.dir / 'src', {'VERSION': 'mine\n'})
+        for tool, what in ('fetch-qemu', '10.0'), ('fetch-linux', 'trixie'):
+            run = self.tool(tool, what, self.dir / 'src')
+            self.assertEqual((run.returncode, run.stdout, run.stderr),
+                             (0, '', ''))
+        self.assertEqual(contents(self.dir / 'src'), {'VERSION': 'mine\n'})
+
     def test_fetch_unpacking_fails(self):
         self.fill_cache()
         self.stand_in('dpkg-source', 'mkdir "$5"; echo "No space left"; exit 1')
@@ -450,9 +466,9 @@ class Tools(Case):
     def test_fetch_headers_from_the_cache_of_their_kernel(self):
         self.fill_linux_cache('linux-trixie-6.12.1-cloud-arm64')
         for kernel, status in ('6.12.1-cloud-arm64', 0), ('6.12.2', 1):
-            run = self.tool('fetch-linux', 'trixie', self.dir / 'src', kernel)
+            run = self.tool('fetch-linux', 'trixie', self.dir / kernel, kernel)
             self.assertEqual(run.returncode, status, run.stderr)
-        self.assertIn('busybox.deb', contents(self.dir / 'src'))
+        self.assertIn('busybox.deb', contents(self.dir / '6.12.1-cloud-arm64'))
 
     def test_build_linux_for_an_unknown_driver(self):
         self.check_one_line(self.tool('build-linux', 'xyz'),
@@ -465,6 +481,18 @@ class Tools(Case):
         self.check_one_line(
             self.tool('fetch-linux', 'trixie', self.dir / 'src'),
             'Could not resolve the mirror')
+
+    def test_check_series_without_patches(self):
+        self.set['BUILD'] = str(self.dir / 'series')
+        out = self.dir / 'out'
+        out.mkdir()
+        self.check_one_line(self.tool('check-series', self.dir, out), str(out),
+                            'expected what make patches writes')
+
+    def test_check_qemu_with_a_tree_of_the_user(self):
+        self.set['QEMU_SRC'] = '/some/qemu'
+        self.check_one_line(self.tool('check-qemu'), '/some/qemu',
+                            'expected QEMU=10.0 or 10.2')
 
     def test_build_without_room(self):
         self.stand_in('df', 'echo Avail; echo 17')
