@@ -75,6 +75,7 @@ class Boards(MachineTest):
     def check(self, board):
         if board.machine not in machines(board.program):
             self.assertIn(board.machine, NOT_IN_10_0)
+            self.assertIn('version 10.0.', version(board.program))
             self.skipTest('this QEMU has no such machine')
         self.assertEqual(board.registers % WINDOW, 0)
         self.assertEqual(board.memory % SIZE, 0)
@@ -122,6 +123,12 @@ class Boards(MachineTest):
 for _board in boards():
     setattr(Boards, 'test_' + re.sub(r'\W+', '_', _board.name),
             lambda self, board=_board: self.check(board))
+
+
+@functools.cache
+def version(program):
+    return subprocess.run([program, '--version'], text=True, check=True,
+                          stdout=subprocess.PIPE, timeout=DEADLINE).stdout
 
 
 @functools.cache

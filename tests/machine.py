@@ -49,7 +49,9 @@ class Monitor:
         self.connection.sendall(json.dumps(request).encode())
         for line in self.answers:
             answer = json.loads(line)
-            if 'event' not in answer:
+            if 'error' in answer:
+                raise AssertionError(f'{command}: {answer["error"]["desc"]}')
+            if 'return' in answer:
                 return answer['return']
         raise AssertionError(f'QEMU ended in {command}')
 

@@ -56,6 +56,11 @@ class Compiled(unittest.TestCase):
 class Plain(Compiled):
     """The tests as they are."""
 
+    def test_none_is_forgotten(self):
+        _, usage = run([self.program])
+        self.assertEqual(re.findall(r'^  (\w+)$', usage, re.M),
+                         [name for _, name in NAMES])
+
 
 class Memory(Compiled):
     """With AddressSanitizer and UndefinedBehaviorSanitizer."""

@@ -4,7 +4,6 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-import os
 import re
 import shutil
 import subprocess
@@ -21,11 +20,14 @@ NO_LICENCE_LINE = {'COPYING', 'README.md', 'MAINTAINERS', 'Kconfig',
 
 def our_files():
     """Every file of the repository, with its text."""
-    for directory, folders, names in os.walk(ROOT):
-        folders[:] = sorted(set(folders) - {'.git', 'build', '__pycache__'})
-        for name in sorted(names):
-            path = Path(directory) / name
-            yield path.relative_to(ROOT), path.read_text(errors='replace')
+    listed = subprocess.run(
+        ['git', '-c', 'safe.directory=*', '-C', ROOT, 'ls-files', '-z',
+         '--cached', '--others', '--exclude-standard'],
+        text=True, stdout=subprocess.PIPE, check=True).stdout
+    for name in listed.split('\0'):
+        path = ROOT / name
+        if path.is_file():
+            yield Path(name), path.read_text(errors='replace')
 
 
 class Style(unittest.TestCase):
@@ -65,6 +67,14 @@ class Style(unittest.TestCase):
             if path.suffix == '.py' or re.match('#!.*python3', text):
                 with self.subTest(path):
                     compile(text, path, 'exec')
+
+    def test_each_fuzzer_has_a_corpus(self):
+        """By which tools/fuzz finds it."""
+        source = (ROOT / 'tests/qtest/fuzz/ivshmem_flat_fuzz.c').read_text()
+        fuzzers = re.findall(r'\.name = "(.*)"', source)
+        self.assertTrue(fuzzers)
+        self.assertEqual(sorted(fuzzers), sorted(
+            path.stem for path in ROOT.glob('tests/fuzz-corpus/*')))
 
     def test_no_place_of_one_machine(self):
         """No file names a mirror, or where somebody's clone is."""

@@ -4,7 +4,7 @@ A Lab starts QEMU's ivshmem-server and machines, shows what they print line by
 line, waits for what a caller names, and leaves nothing behind:
 
     with Lab(timeout=60) as lab:
-        server = lab.start_server(bin_dir)
+        server = lab.start_server(lab.server_command(bin_dir))
         machine = lab.start('A', [qemu, ...])
         lab.wait_for_line(machine, 'waiting for a peer')
         lab.wait(lambda: machine.ended, 'machine A to end')

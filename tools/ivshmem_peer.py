@@ -403,7 +403,7 @@ class Messages:
             if view.state in (LINKED, LEFT) else None
         if head is None:
             raise NoLink(slot)
-        used = self._used(view, head, view.tail)
+        used = self._used(slot, head, view.tail)
         if not used:
             return None
         ring = self._ring(slot, self.slot)
@@ -563,11 +563,11 @@ class Messages:
         value = self._words[self._theirs(slot) + index]
         return value if self._is_linked(slot) else None
 
-    def _used(self, view, head, tail):
+    def _used(self, slot, head, tail):
         used = head - tail & 0xffffffff
         if used > self.ring_size or used % self.ALIGN:
-            view.state = DEAD
-            raise Broken(view.id)
+            self._slot[slot].state = DEAD
+            raise Broken(slot)
         return used
 
     def _due_if_wanted(self, slot, want):
@@ -588,7 +588,7 @@ class Messages:
             tail = self._linked_load(slot, self._TAIL)
             if tail is None:
                 raise NoLink(slot)
-            used = self._used(view, view.head, tail)
+            used = self._used(slot, view.head, tail)
             if need <= self.ring_size - used:
                 self._set_wants(slot, view.wants & ~self.WANT_SPACE)
                 return True
