@@ -421,11 +421,58 @@ static void ivshmem_flat_reset_hold(Object *obj, ResetType type)
 
 /* Places on the bus */
 
-/*
- * Check that the range is inside the address space, and that no CPU sees
- * anything there but an "unimplemented device", which is a placeholder, or
- * this device, which stays mapped when it is unrealized.
- */
+/* A placeholder, or this device, which stays mapped when it is unrealized. */
+static bool ivshmem_flat_may_cover(IvshmemFlat *s, MemoryRegion *mr)
+{
+    Object *owner = memory_region_owner(mr);
+
+    return owner == OBJECT(s) ||
+           object_dynamic_cast(owner, TYPE_UNIMPLEMENTED_DEVICE);
+}
+
+/* The first section in the way, with a reference to its mr; or with none. */
+static MemoryRegionSection
+ivshmem_flat_find_obstacle(IvshmemFlat *s, AddressSpace *as, hwaddr addr,
+                           hwaddr end)
+{
+    while (addr < end) {
+        MemoryRegionSection found = memory_region_find(as->root, addr,
+                                                       end - addr);
+
+        if (!found.mr || !ivshmem_flat_may_cover(s, found.mr)) {
+            return found;
+        }
+        memory_region_unref(found.mr);
+        addr = found.offset_within_address_space + int128_get64(found.size);
+    }
+    return (MemoryRegionSection) {};
+}
+
+static bool ivshmem_flat_check_free(IvshmemFlat *s, AddressSpace *as,
+                                    const char *property, hwaddr addr,
+                                    uint64_t size, Error **errp)
+{
+    MemoryRegionSection found = ivshmem_flat_find_obstacle(s, as, addr,
+                                                           addr + size);
+    hwaddr start = found.offset_within_address_space;
+    g_autofree char *path = NULL;
+    Object *owner;
+
+    if (!found.mr) {
+        return true;
+    }
+    owner = memory_region_owner(found.mr);
+    path = owner ? object_get_canonical_path(owner) : NULL;
+    error_setg(errp, "%s: 0x%" HWADDR_PRIx "-0x%" HWADDR_PRIx
+               " is not free, '%s'%s%s has 0x%" HWADDR_PRIx "-0x%"
+               HWADDR_PRIx, property, addr, addr + size - 1,
+               memory_region_name(found.mr), path ? " of " : "", path ?: "",
+               start, start + int128_get64(found.size) - 1);
+    memory_region_unref(found.mr);
+    return false;
+}
+
+/* Check that the range exists, and that no CPU sees anything there. */
 static bool ivshmem_flat_check_range(IvshmemFlat *s, const char *property,
                                      hwaddr addr, uint64_t size, Error **errp)
 {
@@ -439,33 +486,9 @@ static bool ivshmem_flat_check_range(IvshmemFlat *s, const char *property,
     CPU_FOREACH(cpu) {
         for (int i = 0; i < cpu->num_ases; i++) {
             AddressSpace *as = cpu_get_address_space(cpu, i);
-            hwaddr next = addr;
 
-            while (as && next < addr + size) {
-                MemoryRegionSection section =
-                    memory_region_find(as->root, next, addr + size - next);
-                g_autofree char *path = NULL;
-                Object *owner;
-
-                if (!section.mr) {
-                    break;
-                }
-                owner = memory_region_owner(section.mr);
-                memory_region_unref(section.mr);
-                next = section.offset_within_address_space +
-                       int128_get64(section.size);
-                if (owner == OBJECT(s) ||
-                    (owner &&
-                     object_dynamic_cast(owner, TYPE_UNIMPLEMENTED_DEVICE))) {
-                    continue;
-                }
-                path = owner ? object_get_canonical_path(owner) : NULL;
-                error_setg(errp, "%s: 0x%" HWADDR_PRIx "-0x%" HWADDR_PRIx
-                           " is not free, '%s'%s%s has 0x%" HWADDR_PRIx
-                           "-0x%" HWADDR_PRIx, property, addr, addr + size - 1,
-                           memory_region_name(section.mr), path ? " of " : "",
-                           path ?: "", section.offset_within_address_space,
-                           next - 1);
+            if (as && !ivshmem_flat_check_free(s, as, property, addr, size,
+                                               errp)) {
                 return false;
             }
         }
