@@ -255,9 +255,8 @@ static bool ivshmem_flat_test_and_clear(IvshmemFlatReceiver *r)
 }
 
 /* The eventfd was rung, and has been emptied. */
-static void ivshmem_flat_interrupt(void *opaque)
+static void ivshmem_flat_interrupt(IvshmemFlatReceiver *r)
 {
-    IvshmemFlatReceiver *r = opaque;
     IvshmemFlat *s;
 
     BQL_LOCK_GUARD();
@@ -275,17 +274,27 @@ static void ivshmem_flat_interrupt(void *opaque)
     }
 }
 
-static void ivshmem_flat_eventfd_read(void *opaque)
+static void ivshmem_flat_eventfd_ready(void *opaque)
 {
-    if (ivshmem_flat_test_and_clear(opaque)) {
-        ivshmem_flat_interrupt(opaque);
+    IvshmemFlatReceiver *r = opaque;
+
+    if (r->rung || ivshmem_flat_test_and_clear(r)) {
+        r->rung = false;
+        ivshmem_flat_interrupt(r);
     }
 }
 
-/* From an IOThread that waits awake; ivshmem_flat_interrupt() follows. */
+/*
+ * From an IOThread that waits awake. What follows may be the handler for this
+ * or, if the file descriptor's monitor has seen the doorbell too, as io_uring
+ * can, the one that reads.
+ */
 static bool ivshmem_flat_eventfd_poll(void *opaque)
 {
-    return ivshmem_flat_test_and_clear(opaque);
+    IvshmemFlatReceiver *r = opaque;
+
+    r->rung = r->rung || ivshmem_flat_test_and_clear(r);
+    return r->rung;
 }
 
 /* Once the machine is done: an output without a wire is off. */
@@ -294,9 +303,9 @@ static void ivshmem_flat_serve_vector(IvshmemFlat *s, unsigned vector)
     IvshmemFlatReceiver *r = s->own[vector].receiver;
 
     if (s->own[vector].wired) {
-        aio_set_fd_handler(s->ctx, r->eventfd, ivshmem_flat_eventfd_read, NULL,
-                           ivshmem_flat_eventfd_poll, ivshmem_flat_interrupt,
-                           r);
+        aio_set_fd_handler(s->ctx, r->eventfd, ivshmem_flat_eventfd_ready, NULL,
+                           ivshmem_flat_eventfd_poll,
+                           ivshmem_flat_eventfd_ready, r);
     }
 }
 
@@ -830,7 +839,7 @@ static void ivshmem_flat_own_vector(IvshmemFlat *s, int fd)
         close(fd);
         return;
     }
-    r = g_new(IvshmemFlatReceiver, 1);
+    r = g_new0(IvshmemFlatReceiver, 1);
     r->ctx = s->ctx;
     r->eventfd = fd;
     r->vector = vector;

@@ -4094,6 +4094,32 @@ static void check_interrupt_taken(QTestState *qts, int own)
     wait_interrupt(qts, INPUT);
 }
 
+/* Whichever way it notices them, polling or not, none is lost. */
+static void test_iothread_counts(const void *args)
+{
+    FakeServer *srv = fake_new();
+    uint64_t before;
+    QTestState *qts;
+    gint64 deadline;
+    GPollFD pfd = { .events = G_IO_IN };
+
+    pfd.fd = fake_script_client(srv, OWN_ID);
+    qts = fake_machine_with(srv, WIRED_MACHINE " %s", (const char *)args);
+    check_interrupt_taken(qts, pfd.fd);
+    before = get_interrupts(qts, 0);
+    for (unsigned i = 0; i < 20000; i++) {
+        interrupt(pfd.fd);
+        deadline = g_get_monotonic_time() + PATIENCE_US;
+        while (g_poll(&pfd, 1, 0)) { /* it has yet to be taken */
+            g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+            g_thread_yield();
+        }
+    }
+    WAIT_UNTIL(get_interrupts(qts, 0) == before + 20000);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 static void test_iothread_restart(const void *args)
 {
     g_autofree char *with_iothread = g_strconcat(WIRED_MACHINE " ", args,
@@ -4609,6 +4635,7 @@ int main(int argc, char **argv)
             void (*test)(const void *args);
         } tests[] = {
             { "vectors-all-at-once", check_vectors_all_at_once },
+            { "counts", test_iothread_counts },
             { "restart", test_iothread_restart },
             { "reset", test_iothread_reset },
             { "revision-0", test_iothread_revision_0 },

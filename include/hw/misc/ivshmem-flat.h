@@ -128,6 +128,8 @@ typedef struct IvshmemFlatPeer {
  * @ctx: serves it
  * @eventfd: what a peer writes to interrupt us; owned
  * @vector: the vector
+ * @rung: a doorbell was taken from @eventfd and is not handled yet; for the
+ *        thread of @ctx alone
  * @s: the device; NULL once it is not interested any more; under the BQL
  *
  * The thread that serves it frees it: that may be busy with it when the device
@@ -137,6 +139,7 @@ typedef struct IvshmemFlatReceiver {
     AioContext *ctx;
     int eventfd;
     unsigned vector;
+    bool rung;
     IvshmemFlat *s;
 } IvshmemFlatReceiver;
 
