@@ -511,11 +511,11 @@ static bool ivshmem_flat_has_address(IvshmemFlat *s)
 }
 
 /* Check both places, now that the size of the memory is known. */
-static bool ivshmem_flat_check_places(IvshmemFlat *s, Error **errp)
+static bool ivshmem_flat_check_places(IvshmemFlat *s, uint64_t shmem_size,
+                                      Error **errp)
 {
     hwaddr iomem = s->bus_address_iomem;
     hwaddr shmem = s->bus_address_shmem;
-    uint64_t shmem_size = s->shmem_size;
 
     if (!ivshmem_flat_has_address(s) || s->memory) { /* or: we are there */
         return true;
@@ -553,26 +553,32 @@ static const char *ivshmem_flat_file_kind(mode_t mode)
     }
 }
 
-/* Check the object, and take its size. */
-static bool ivshmem_flat_check_shmem(IvshmemFlat *s, int fd, Error **errp)
+static uint64_t ivshmem_flat_get_size(IvshmemFlat *s)
+{
+    return s->memory ? memory_region_size(&s->memory->ram) : s->shmem_size;
+}
+
+/* Check the object; returns its size, or 0 if it will not do. */
+static uint64_t ivshmem_flat_check_shmem(IvshmemFlat *s, int fd, Error **errp)
 {
     uint64_t page_size = qemu_real_host_page_size();
+    uint64_t size = ivshmem_flat_get_size(s);
     int flags = fcntl(fd, F_GETFL);
     struct stat st;
 
     if (flags < 0 || fstat(fd, &st) < 0) {
         error_setg_errno(errp, errno, "cannot examine the shared memory");
-        return false;
+        return 0;
     }
     if (!S_ISREG(st.st_mode)) {
         error_setg(errp, "server sent %s as shared memory, expected a regular "
                    "file", ivshmem_flat_file_kind(st.st_mode));
-        return false;
+        return 0;
     }
     if ((flags & O_ACCMODE) != O_RDWR) {
         error_setg(errp, "server sent shared memory that is not open for "
                    "reading and writing, expected both");
-        return false;
+        return 0;
     }
     if (st.st_size <= 0 || st.st_size > MAX_SHMEM_SIZE ||
         st.st_size % page_size) {
@@ -580,16 +586,14 @@ static bool ivshmem_flat_check_shmem(IvshmemFlat *s, int fd, Error **errp)
                    "expected a multiple of the host's page size %" PRIu64
                    " up to %" PRIu64, (int64_t)st.st_size, page_size,
                    (uint64_t)MAX_SHMEM_SIZE);
-        return false;
+        return 0;
     }
-    if (s->shmem_size && s->shmem_size != st.st_size) {
+    if (size && size != st.st_size) {
         error_setg(errp, "server sent shared memory of %" PRId64 " bytes, "
-                   "expected shmem-size %" PRIu64, (int64_t)st.st_size,
-                   s->shmem_size);
-        return false;
+                   "expected shmem-size %" PRIu64, (int64_t)st.st_size, size);
+        return 0;
     }
-    s->shmem_size = st.st_size;
-    return true;
+    return st.st_size;
 }
 
 static void ivshmem_flat_unmap_shmem(IvshmemFlat *s)
@@ -615,6 +619,7 @@ static bool ivshmem_flat_same_file(int a, int b)
  */
 static bool ivshmem_flat_map_shmem(IvshmemFlat *s, int fd, Error **errp)
 {
+    uint64_t size = ivshmem_flat_check_shmem(s, fd, errp);
     g_autofree char *path = object_get_canonical_path(OBJECT(s));
     /* unique, and the same when the same machine is started again */
     g_autofree char *name = g_strconcat("ivshmem-flat:", path, NULL);
@@ -622,6 +627,10 @@ static bool ivshmem_flat_map_shmem(IvshmemFlat *s, int fd, Error **errp)
     /* until realize is over, that is ivshmem_flat_decide_master()'s */
     bool migrates = DEVICE(s)->realized && s->master == ON_OFF_AUTO_ON;
 
+    if (!size) {
+        close(fd);
+        return false;
+    }
     if (old && ivshmem_flat_same_file(fd, memory_region_get_fd(&old->ram))) {
         close(fd);
         return true;
@@ -634,10 +643,9 @@ static bool ivshmem_flat_map_shmem(IvshmemFlat *s, int fd, Error **errp)
         return false;
     }
     new = IVSHMEM_FLAT_MEMORY(object_new(TYPE_IVSHMEM_FLAT_MEMORY));
-    if (!ivshmem_flat_check_places(s, errp) ||
-        !memory_region_init_ram_from_fd(&new->ram, OBJECT(new), name,
-                                        s->shmem_size, RAM_SHARED, fd, 0,
-                                        errp)) {
+    if (!ivshmem_flat_check_places(s, size, errp) ||
+        !memory_region_init_ram_from_fd(&new->ram, OBJECT(new), name, size,
+                                        RAM_SHARED, fd, 0, errp)) {
         close(fd);
         object_unref(new);
         return false;
@@ -647,7 +655,7 @@ static bool ivshmem_flat_map_shmem(IvshmemFlat *s, int fd, Error **errp)
     if (migrates) {
         vmstate_register_ram(&new->ram, DEVICE(s));
     }
-    memory_region_set_size(&s->shmem, s->shmem_size);
+    memory_region_set_size(&s->shmem, size);
     memory_region_add_subregion(&s->shmem, 0, &new->ram);
     memory_region_transaction_commit();
     s->memory = new;
@@ -694,13 +702,13 @@ static void ivshmem_flat_greeting(IvshmemFlat *s, int64_t value, int fd,
     } else if (s->phase == IVSHMEM_FLAT_AWAIT_ID) {
         s->new_id = value;
         s->phase = IVSHMEM_FLAT_AWAIT_SHMEM;
-    } else if (ivshmem_flat_check_shmem(s, fd, &s->greeting_error)) {
+    } else {
         if (ivshmem_flat_map_shmem(s, fd, &s->greeting_error)) {
             s->id = s->new_id;
             s->phase = IVSHMEM_FLAT_CONNECTED;
             s->reported = 0;
             timer_del(s->greeting_timer);
-            trace_ivshmem_flat_greeting(s->id, s->shmem_size);
+            trace_ivshmem_flat_greeting(s->id, ivshmem_flat_get_size(s));
         }
         return;
     }
@@ -1016,6 +1024,10 @@ static void ivshmem_flat_disconnected(IvshmemFlat *s)
         if (ivshmem_flat_reconnects(s)) {
             /* The next server will give everybody another id. */
             ivshmem_flat_forget_peers(s);
+            if (!DEVICE(s)->realized) {
+                /* And it may have an object of another size. */
+                ivshmem_flat_unmap_shmem(s);
+            }
         }
         return;
     default:
@@ -1449,7 +1461,9 @@ static void ivshmem_flat_get_shmem_size(Object *obj, Visitor *v,
                                         const char *name, void *opaque,
                                         Error **errp)
 {
-    visit_type_size(v, name, &IVSHMEM_FLAT(obj)->shmem_size, errp);
+    uint64_t size = ivshmem_flat_get_size(IVSHMEM_FLAT(obj));
+
+    visit_type_size(v, name, &size, errp);
 }
 
 static void ivshmem_flat_set_shmem_size(Object *obj, Visitor *v,

@@ -2449,9 +2449,10 @@ static pid_t fork_child(void)
 
 /*
  * A server that ends in its greeting, after @said of its three messages, or
- * right behind it, is waited for at start, too.
+ * right behind it, is waited for at start, too. The next one's memory may be
+ * of another size, as no guest has seen the first.
  */
-static void check_restart_at_start(unsigned said)
+static void check_restart_at_start(unsigned said, off_t size)
 {
     FakeServer *srv = fake_new();
     FakeServer *next = fake_new();
@@ -2469,6 +2470,7 @@ static void check_restart_at_start(unsigned said)
     }
     close(srv->listener);
     srv->listener = -1;
+    next->shm = fake_memory(next, size);
     fake_script_client(next, 101);
     fake_start(next);
     qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
@@ -2476,6 +2478,9 @@ static void check_restart_at_start(unsigned said)
     fake_wait_client(next);
     g_assert_cmpint(waitpid(child, NULL, 0), ==, child);
     g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 101);
+    g_assert_cmpint(get_number(qts, "shmem-size"), ==, size);
+    qtest_writel(qts, SHMEM + size - 4, 0x12345678);
+    g_assert_cmphex(qtest_readl(qts, SHMEM + size - 4), ==, 0x12345678);
     g_assert_cmpint(count_errors(srv, "server closed the connection"), ==,
                     said < 3);
     qtest_quit(qts);
@@ -2486,8 +2491,10 @@ static void check_restart_at_start(unsigned said)
 static void test_restart_at_start(void)
 {
     for (unsigned said = 0; said <= 3; said++) {
-        check_restart_at_start(said);
+        check_restart_at_start(said, SHMEM_SIZE);
     }
+    check_restart_at_start(3, 2 * SHMEM_SIZE);
+    check_restart_at_start(3, SHMEM_SIZE / 2);
 }
 
 /* QEMU first, the server later: QEMU waits, and says so once. */

@@ -173,7 +173,7 @@ struct IvshmemFlat {
 
     /* properties */
     CharFrontend chr;
-    uint64_t shmem_size;            /* bytes; 0: not known yet */
+    uint64_t shmem_size;            /* bytes; 0: any */
     uint64_t bus_address_iomem;     /* UINT64_MAX: not given */
     uint64_t bus_address_shmem;     /* UINT64_MAX: not given */
     uint32_t vectors;
