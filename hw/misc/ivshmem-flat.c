@@ -86,7 +86,7 @@ REG32(DOORBELL, 0x0c)
 #define GREETING_MS 10000       /* the whole greeting, and the first batch */
 #define QUIET_MS 250            /* ends the first batch */
 
-/* Each of these is reported once per device: a server may repeat itself. */
+/* Each is reported once until the next greeting: a server may repeat itself. */
 typedef enum IvshmemFlatBadMessage {
     BAD_ID,
     BAD_FD_COUNT,
@@ -165,13 +165,13 @@ static void ivshmem_flat_retry_kept(IvshmemFlat *s)
     s->nkept = n;
 }
 
-/* Bytes that the server has sent and we have not read. */
+/* Bytes that the server has sent after its greeting and we have not read. */
 static unsigned ivshmem_flat_unread(IvshmemFlat *s)
 {
     SocketChardev *sock = SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr));
     int unread = 0;
 
-    if (s->phase == IVSHMEM_FLAT_DISCONNECTED || !sock->sioc ||
+    if (s->phase != IVSHMEM_FLAT_CONNECTED || !sock->sioc ||
         ioctl(sock->sioc->fd, FIONREAD, &unread) < 0) {
         return 0;
     }

@@ -72,7 +72,6 @@
 #define MAX_PEERS 65536
 #define MAX_VECTORS 64          /* of one peer, own or other */
 #define MAX_KEPT 64
-#define KEPT_US (G_USEC_PER_SEC * 9 / 10)
 #define MAX_SHMEM_SIZE (64 * GiB)
 
 /* Eventfds that the server has; the same one may be announced often. */
@@ -127,7 +126,6 @@ typedef struct Kept {
     uint16_t peer;
     uint16_t vector;
     uint64_t until;             /* bytes that the server had sent by then */
-    int64_t time;
     bool must;                  /* ring, if these bytes announce the vector */
 } Kept;
 
@@ -475,8 +473,8 @@ static void model_doorbell(Run *r, uint32_t value)
         .peer = value >> 16,
         .vector = value & 0xffff,
         .until = r->stream->len,
-        .time = g_get_monotonic_time(),
-        .must = !r->server_gone && r->read < r->stream->len,
+        .must = r->messages >= 3 && !r->server_gone &&
+                r->read < r->stream->len,
     };
     int slot = model_find(r, k.peer, k.vector);
     unsigned must = 0;
@@ -513,8 +511,7 @@ static void model_retry_kept(Run *r)
         int slot = model_find(r, k->peer, k->vector);
 
         if (slot >= 0) {
-            model_ring(slot, k->must && r->read <= k->until &&
-                       g_get_monotonic_time() - k->time < KEPT_US);
+            model_ring(slot, k->must && r->read <= k->until);
             g_array_remove_index(r->kept, i);
         } else if (r->read >= k->until) {
             k->must = false;
