@@ -20,6 +20,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/error-report.h"
 #include "qapi/error.h"
 #include "hw/boards.h"
 #include "hw/misc/ivshmem-flat.h"
@@ -90,11 +91,18 @@ static void mps2_ivshmem_init(MachineState *machine)
     Object *obj = mps2_ivshmem_device(OBJECT(machine));
     g_autofree char *chardev = object_property_get_str(obj, "chardev",
                                                        &error_abort);
+    g_autofree char *iothread = object_property_get_str(obj, "iothread",
+                                                        &error_abort);
     DeviceState *dev = DEVICE(obj);
     DeviceState *armv7m;
 
     MACHINE_CLASS(parent)->init(machine);
     if (!*chardev) {
+        if (*iothread) {
+            error_report("ivshmem-iothread is '%s' and ivshmem-chardev is not "
+                         "set, expected both", iothread);
+            exit(1);
+        }
         object_unparent(obj);
         return;
     }

@@ -2106,6 +2106,9 @@ static void test_board_refuses(const void *board)
 {
     FakeServer *srv = fake_new();
 
+    assert_refused("ivshmem-iothread is '/objects/io' and ivshmem-chardev is "
+                   "not set, expected both", "-object iothread,id=io "
+                   "-machine %s,ivshmem-iothread=io", (const char *)board);
     assert_refused("can't find value 'nope'",
                    "-machine %s,ivshmem-chardev=nope", (const char *)board);
 
