@@ -10,6 +10,7 @@ QEMU_SRC ?=
 ANY_VERSION ?=
 # FLAVOUR=sanitize: with sanitizers, coverage and fuzzers
 # FLAVOUR=thread: with ThreadSanitizer
+# FLAVOUR=arm: for arm and aarch64 alone
 FLAVOUR ?=
 # SECONDS=N: how long each fuzzer runs
 SECONDS ?= 60
@@ -51,14 +52,14 @@ check: ## build what is missing, run all tests, also with sanitizers
 
 check-ci: ## the same with each QEMU version, as .ci/run does
 	@tools/deps qemu firmware linux bench check sanitize
-	@tests/run 10.0 10.2 10.0-sanitize
+	@tests/run 10.0 10.2-arm 10.0-sanitize
 
 # demo-virt leaves a Linux machine that the tests use, too
 check-all: ## the same, and what takes longer
-check-all: demo-virt check-ci check-thread check-all-10.0 check-all-10.2
+check-all: demo-virt check-all-10.0 check-all-10.2 check-thread
 
 check-all-%:
-	@$(MAKE) QEMU=$* check-series check-qemu docs
+	@$(MAKE) QEMU=$* check check-series check-qemu docs
 	@$(MAKE) QEMU=$* FLAVOUR=clang qemu
 
 check-thread: ## run the tests of what has threads under ThreadSanitizer

@@ -34,7 +34,7 @@ CONTROLLERS = {
 # machines that QEMU 10.0 lacks
 NOT_IN_10_0 = {'max78000fthr', 'ast2700fc'}
 
-Board = namedtuple('Board', 'name program machine core registers memory input')
+Board = namedtuple('Board', 'name target machine core registers memory input')
 
 
 def section(title):
@@ -59,9 +59,8 @@ def boards():
     for names, core, registers, memory, interrupt in able:
         name = names.replace('`', '')
         machine, _, target = name.partition(', ')
-        yield Board(name, BIN / f'qemu-system-{target or "arm"}', machine,
-                    core, int(registers, 16), int(memory, 16),
-                    interrupt.strip('`'))
+        yield Board(name, target or 'arm', machine, core, int(registers, 16),
+                    int(memory, 16), interrupt.strip('`'))
 
 
 def unable():
@@ -73,15 +72,16 @@ class Boards(MachineTest):
     """A test for each row of the table is added below."""
 
     def check(self, board):
-        if board.machine not in machines(board.program):
+        program = self.program(board.target)
+        if board.machine not in machines(program):
             self.assertIn(board.machine, NOT_IN_10_0)
-            self.assertIn('version 10.0.', version(board.program))
+            self.assertIn('version 10.0.', version(program))
             self.skipTest('this QEMU has no such machine')
         self.assertEqual(board.registers % WINDOW, 0)
         self.assertEqual(board.memory % SIZE, 0)
         number = int(re.search(r'\[(\d+)\]$', board.input)[1])
         controller = CONTROLLERS.get(board.name, NVIC)
-        self.start(board.program, board.machine,
+        self.start(program, board.machine,
                    f',x-irq-qompath={board.input},'
                    f'revision={controller.revision},'
                    f'x-bus-address-iomem={board.registers:#x},'

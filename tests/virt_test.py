@@ -74,7 +74,7 @@ class VirtTest(MachineTest):
 
     def dump(self, machine, *devices):
         """Returns the file with a machine's device tree."""
-        program = BIN / f'qemu-system-{MACHINES[machine][0]}'
+        program = self.program(MACHINES[machine][0])
         file = Path(self.enterContext(tempfile.TemporaryDirectory(
             prefix='ivshmem-test-')), 'tree.dtb')
         run = subprocess.run(
@@ -92,7 +92,7 @@ class VirtTest(MachineTest):
 
 
     def refuse(self, error, machine, *devices):
-        program = BIN / f'qemu-system-{MACHINES[machine][0]}'
+        program = self.program(MACHINES[machine][0])
         run = subprocess.run(
             self.arguments(program, machine, devices), text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -223,12 +223,13 @@ class Interrupts(VirtTest):
 
     def check(self, machine, controller, prepare=lambda number: None):
         target, base, first, *_ = MACHINES[machine]
+        program = self.program(target)
         devices = [',vectors=4'] * 2
         places = [[base + place for place in cells(node['reg'])[::2]]
                   for node in self.nodes(machine, *devices).values()]
         numbers = [cells(node['interrupts'])
                    for node in self.nodes(machine, *devices).values()]
-        self.start(BIN / f'qemu-system-{target}', machine, *devices)
+        self.start(program, machine, *devices)
         for number in range(first, first + 8):
             prepare(number)
         for (registers, memory), interrupts in zip(places, numbers):
