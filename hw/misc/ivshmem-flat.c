@@ -1277,6 +1277,14 @@ static bool ivshmem_flat_decide_master(IvshmemFlat *s, Error **errp)
                        "overwrite the memory that they use", s->id);
             return false;
         }
+        /* CPR hands memory over in place of its content. */
+        error_setg(&s->migration_blocker, "ivshmem-flat with master=on: the "
+                   "next QEMU gets its shared memory from a server");
+        if (migrate_add_blocker_modes(&s->migration_blocker,
+                                      BIT(MIG_MODE_CPR_TRANSFER) |
+                                      BIT(MIG_MODE_CPR_EXEC), errp) < 0) {
+            return false;
+        }
         vmstate_register_ram(&s->memory->ram, DEVICE(s));
         return true;
     }

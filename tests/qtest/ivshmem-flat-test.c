@@ -2609,6 +2609,28 @@ static void test_migration_second_master(void)
     server_free(srv);
 }
 
+/* That would hand memory over that the next QEMU gets from its server. */
+static void test_migration_by_cpr(void)
+{
+    Server *srv = server_new(1);
+    QTestState *qts = machine(srv->path, WIRED_MACHINE ",master=on");
+    QDict *ret;
+
+    qtest_qmp_assert_success(qts, "{ 'execute': 'migrate-set-parameters', "
+                             "'arguments': { 'mode': 'cpr-transfer' } }");
+    ret = qtest_qmp(qts, "{ 'execute': 'migrate', 'arguments': { 'channels': ["
+                    "{ 'channel-type': 'main', 'addr': { 'transport': 'socket',"
+                    " 'type': 'unix', 'path': '/nonexistent' } }, "
+                    "{ 'channel-type': 'cpr', 'addr': { 'transport': 'socket', "
+                    "'type': 'unix', 'path': '/nonexistent' } } ] } }");
+    g_assert_nonnull(strstr(qdict_get_str(qdict_get_qdict(ret, "error"),
+                                          "desc"),
+                            "ivshmem-flat with master=on"));
+    qobject_unref(ret);
+    qtest_quit(qts);
+    server_free(srv);
+}
+
 /* Through a file, from one server to another. */
 static void check_migration(const char *args)
 {
@@ -4531,6 +4553,7 @@ int main(int argc, char **argv)
                    test_migration_without_master);
     qtest_add_func("/ivshmem-flat/migration/second-master",
                    test_migration_second_master);
+    qtest_add_func("/ivshmem-flat/migration/by-cpr", test_migration_by_cpr);
     qtest_add_func("/ivshmem-flat/migration/to-another-server",
                    test_migration);
     qtest_add_func("/ivshmem-flat/migration/between-machines",

@@ -22,6 +22,11 @@
 /* class_init's data became const in 10.1, which is not supported. */
 #define IvshmemFlatClassData void
 
+/* It had a list of modes, and one was not there. */
+#include "migration/blocker.h"
+#define migrate_add_blocker_modes(reasonp, modes, errp) \
+    migrate_add_blocker_modes(reasonp, errp, MIG_MODE_CPR_TRANSFER, -1)
+
 #else
 
 #define IvshmemFlatClassData const void
