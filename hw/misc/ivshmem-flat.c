@@ -636,6 +636,7 @@ static bool ivshmem_flat_map_shmem(IvshmemFlat *s, int fd, Error **errp)
         return true;
     }
     if (migrates && (migration_is_running() ||
+                     migration_in_incoming_postcopy() ||
                      runstate_check(RUN_STATE_INMIGRATE))) {
         error_setg(errp, "server sent other shared memory during a migration, "
                    "expected the same");
