@@ -92,6 +92,7 @@ typedef enum IvshmemFlatBadMessage {
     BAD_FD_COUNT,
     BAD_SHMEM,
     BAD_EVENTFD,
+    BAD_NO_FDS,
     BAD_OWN_GONE,
     BAD_UNKNOWN_GONE,
     BAD_GREETING,
@@ -821,19 +822,33 @@ static void ivshmem_flat_forget_peers(IvshmemFlat *s)
     }
 }
 
+static bool ivshmem_flat_lacks_fds(IvshmemFlat *s)
+{
+    int fd = fcntl(memory_region_get_fd(&s->memory->ram), F_DUPFD_CLOEXEC, 0);
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    return fd < 0;
+}
+
+/* The server says so by a message without an eventfd. */
 static void ivshmem_flat_peer_gone(IvshmemFlat *s, unsigned id)
 {
-    if (id == s->id) {
+    if (ivshmem_flat_lacks_fds(s)) {
+        ivshmem_flat_bad_message(s, BAD_NO_FDS, id, 0, "its eventfd was lost "
+                                 "for want of file descriptors, or it is gone");
+    } else if (id == s->id) {
         ivshmem_flat_bad_message(s, BAD_OWN_GONE, id, 0,
                                  "it is the own id, expected an eventfd");
-    } else if (s->peers[id]) {
+    } else if (!s->peers[id] && s->nvectors) {
+        /* A server without vectors announces no peer, only its end. */
+        ivshmem_flat_bad_message(s, BAD_UNKNOWN_GONE, id, 0,
+                                 "peer is gone that never came");
+    }
+    if (s->peers[id]) {
         trace_ivshmem_flat_peer_gone(id, s->peers[id]->nvectors);
         ivshmem_flat_free_peer(s, id);
-    } else if (s->nvectors) {
-        /* A server without vectors announces no peer, only its end. */
-        ivshmem_flat_bad_message(s, BAD_UNKNOWN_GONE, id, 0, "peer is gone "
-                                 "that never came, or an eventfd was lost for "
-                                 "want of file descriptors");
     }
 }
 

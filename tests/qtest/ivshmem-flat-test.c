@@ -3791,30 +3791,53 @@ static void test_server_stopped_in_a_message(void)
 }
 
 /* An fd table without room: an eventfd that is lost looks like an end. */
+/* The server sends an eventfd for which there is no room, reported once. */
+static void lose_eventfds(Running *r, unsigned first_id, unsigned last_id)
+{
+    int fd = fake_eventfd(r->srv);
+    struct rlimit old, limit;
+
+    g_assert_cmpint(prlimit(qtest_pid(r->qts), RLIMIT_NOFILE, NULL, &old), ==,
+                    0);
+    limit = (struct rlimit) {
+        .rlim_cur = count_fds(r->qts),
+        .rlim_max = old.rlim_max,
+    };
+    g_assert_cmpint(prlimit(qtest_pid(r->qts), RLIMIT_NOFILE, &limit, NULL),
+                    ==, 0);
+    for (unsigned id = first_id; id <= last_id; id++) {
+        fake_send_fd(r->srv, id, fd);
+    }
+    WAIT_UNTIL(count_errors(r->srv, "for want of file descriptors"));
+    g_assert_cmpint(prlimit(qtest_pid(r->qts), RLIMIT_NOFILE, &old, NULL), ==,
+                    0);
+}
+
 static void test_out_of_fds(void)
 {
     Running r = running_new();
-    struct rlimit old, limit;
-    int fd = fake_eventfd(r.srv);
 
-    g_assert_cmpint(prlimit(qtest_pid(r.qts), RLIMIT_NOFILE, NULL, &old), ==,
-                    0);
-    limit = (struct rlimit) { .rlim_cur = r.nfds, .rlim_max = old.rlim_max };
-    g_assert_cmpint(prlimit(qtest_pid(r.qts), RLIMIT_NOFILE, &limit, NULL),
-                    ==, 0);
-    for (unsigned id = 100; id < 110; id++) {
-        fake_send_fd(r.srv, id, fd);
-    }
-    WAIT_UNTIL(count_errors(r.srv, "\n"));
-    g_assert_cmpint(prlimit(qtest_pid(r.qts), RLIMIT_NOFILE, &old, NULL), ==,
-                    0);
+    lose_eventfds(&r, 100, 109);
+    fake_sync(r.srv, r.qts);
     for (unsigned id = 100; id < 110; id++) {
         fake_send_gone(r.srv, id);
     }
     running_check(&r);
-    g_assert_cmpint(count_errors(r.srv, "\n"), ==, 1);
     g_assert_cmpint(count_errors(r.srv, "for want of file descriptors"), ==,
                     1);
+    running_free(&r);
+}
+
+/* It would look as if the peer were gone. */
+static void test_out_of_fds_for_a_known_peer(void)
+{
+    Running r = running_new();
+
+    fake_send_vector(r.srv, 100);
+    fake_sync(r.srv, r.qts);
+    lose_eventfds(&r, 100, 100);
+    running_check(&r);
+    g_assert_cmpint(count_errors(r.srv, "\n"), ==, 1);
     running_free(&r);
 }
 
@@ -4637,6 +4660,8 @@ int main(int argc, char **argv)
     qtest_add_func("/ivshmem-flat/server/stopped-in-a-message",
                    test_server_stopped_in_a_message);
     qtest_add_func("/ivshmem-flat/server/out-of-fds", test_out_of_fds);
+    qtest_add_func("/ivshmem-flat/server/out-of-fds-for-a-known-peer",
+                   test_out_of_fds_for_a_known_peer);
     qtest_add_func("/ivshmem-flat/guest/rings-everything",
                    test_guest_rings_everything);
     qtest_add_func("/ivshmem-flat/guest/touches-everything",
