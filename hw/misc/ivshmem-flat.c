@@ -964,7 +964,10 @@ static void ivshmem_flat_message(IvshmemFlat *s)
         return;
     }
     ivshmem_flat_greeting(s, value, fd, nfds);
-    if (s->greeting_error && DEVICE(s)->realized) {
+    if (s->phase == IVSHMEM_FLAT_CONNECTED) {
+        /* They are there if the user, not the chardev, made the connection. */
+        ivshmem_flat_forget_peers(s);
+    } else if (s->greeting_error && DEVICE(s)->realized) {
         ivshmem_flat_greeting_failed(s);
         qemu_chr_fe_disconnect(&s->chr);
     }

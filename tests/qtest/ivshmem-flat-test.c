@@ -2378,6 +2378,46 @@ static void test_restart_with_silence(void)
     fake_free(srv);
 }
 
+/* The chardev does not reconnect, but the user gives it a connection. */
+static void test_restart_by_the_user(void)
+{
+    FakeServer *srv = fake_new();
+    int old_peer, peer, own, pair[2];
+    QTestState *qts;
+
+    fake_script_greeting(srv, OWN_ID);
+    old_peer = fake_script_vector(srv, PEER_ID);
+    fake_script_vector(srv, OWN_ID);
+    qts = fake_machine(srv);
+    fake_restart(srv);
+    WAIT_UNTIL(!is_connected(qts));
+    qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 0));
+    g_assert_cmpint(rung(old_peer), ==, 1);
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair),
+                    ==, 0);
+    qtest_qmp_fds_assert_success(qts, &pair[1], 1, "{ 'execute': 'getfd', "
+                                 "'arguments': { 'fdname': 'new' } }");
+    qtest_qmp_assert_success(qts, "{ 'execute': 'add_client', 'arguments': "
+                             "{ 'protocol': 'ivshmem', 'fdname': 'new' } }");
+    close(pair[1]);
+    srv->conn = pair[0];
+    fake_send(srv, message(0, 0, NULL));
+    fake_send(srv, message(100, 0, NULL));
+    fake_send(srv, message(-1, 1, &srv->shm));
+    peer = fake_send_vector(srv, PEER_ID);
+    own = fake_send_vector(srv, 100);
+    WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == 100);
+    fake_sync(srv, qts);
+    qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 0));
+    g_assert_cmpint(rung(old_peer), ==, 0);
+    g_assert_cmpint(rung(peer), ==, 1);
+    interrupt(own);
+    wait_interrupt(qts, INPUT);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 /* Two file systems may number their files alike. */
 static void test_restart_with_a_file_elsewhere(void)
 {
@@ -4562,6 +4602,8 @@ int main(int argc, char **argv)
                    test_restart_with_other_memory);
     qtest_add_func("/ivshmem-flat/restart/bad-greeting",
                    test_restart_with_a_bad_greeting);
+    qtest_add_func("/ivshmem-flat/restart/by-the-user",
+                   test_restart_by_the_user);
     qtest_add_func("/ivshmem-flat/restart/file-elsewhere",
                    test_restart_with_a_file_elsewhere);
     qtest_add_func("/ivshmem-flat/restart/silence", test_restart_with_silence);
