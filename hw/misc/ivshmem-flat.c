@@ -563,6 +563,9 @@ static uint64_t ivshmem_flat_get_size(IvshmemFlat *s)
 static uint64_t ivshmem_flat_check_shmem(IvshmemFlat *s, int fd, Error **errp)
 {
     uint64_t page_size = qemu_real_host_page_size();
+    /* a host of 32 bits cannot have more */
+    uint64_t max_size = MIN(MAX_SHMEM_SIZE,
+                            QEMU_ALIGN_DOWN(RAM_ADDR_MAX, page_size));
     uint64_t size = ivshmem_flat_get_size(s);
     int flags = fcntl(fd, F_GETFL);
     struct stat st;
@@ -581,12 +584,12 @@ static uint64_t ivshmem_flat_check_shmem(IvshmemFlat *s, int fd, Error **errp)
                    "reading and writing, expected both");
         return 0;
     }
-    if (st.st_size <= 0 || st.st_size > MAX_SHMEM_SIZE ||
+    if (st.st_size <= 0 || st.st_size > max_size ||
         st.st_size % page_size) {
         error_setg(errp, "server sent shared memory of %" PRId64 " bytes, "
                    "expected a multiple of the host's page size %" PRIu64
                    " up to %" PRIu64, (int64_t)st.st_size, page_size,
-                   (uint64_t)MAX_SHMEM_SIZE);
+                   max_size);
         return 0;
     }
     if (size && size != st.st_size) {
@@ -1254,6 +1257,8 @@ static bool ivshmem_flat_check_addresses(IvshmemFlat *s, Error **errp)
     bool has_iomem = s->bus_address_iomem != UINT64_MAX;
     bool has_shmem = s->bus_address_shmem != UINT64_MAX;
     bool platform_bus_is_ambiguous = false;
+    /* KVM maps in pages of the host */
+    uint64_t align = MAX(SHMEM_ALIGN, qemu_real_host_page_size());
 
     if (has_iomem != has_shmem) {
         error_setg(errp, "%s is set and %s is not, expected both or neither",
@@ -1265,7 +1270,7 @@ static bool ivshmem_flat_check_addresses(IvshmemFlat *s, Error **errp)
         return ivshmem_flat_check_address("x-bus-address-iomem",
                                           s->bus_address_iomem, 4, errp) &&
                ivshmem_flat_check_address("x-bus-address-shmem",
-                                          s->bus_address_shmem, SHMEM_ALIGN,
+                                          s->bus_address_shmem, align,
                                           errp);
     }
     /* A board places its own devices; who places one of the user's? */
