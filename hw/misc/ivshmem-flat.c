@@ -1364,10 +1364,11 @@ static void ivshmem_flat_disconnect(IvshmemFlat *s)
     qemu_chr_fe_set_handlers(&s->chr, NULL, NULL, NULL, NULL, NULL, NULL,
                              true);
     if (qemu_chr_fe_backend_open(&s->chr)) {
-        /* Peers must not take us to be there, and a greeting comes once. */
+        /* A greeting comes once, and peers shall see us go. */
         qemu_chr_fe_disconnect(&s->chr);
     }
     s->phase = IVSHMEM_FLAT_DISCONNECTED;
+    s->reported = 0;
     ivshmem_flat_drop_message(s);
     s->nkept = 0;
     ivshmem_flat_forget_peers(s);
