@@ -59,10 +59,10 @@ FIGURES = 7
 class Bench(unittest.TestCase):
     maxDiff = None
 
-    def run_bench(self, *options, **environment):
+    def run_bench(self, *options, open_files=OPEN_FILES, **environment):
         def limit():
             resource.setrlimit(resource.RLIMIT_NOFILE,
-                               (OPEN_FILES, OPEN_FILES))
+                               (open_files, open_files))
         return subprocess.run(
             [ROOT / 'tools/bench', *options], text=True, timeout=DEADLINE,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -113,6 +113,16 @@ class Bench(unittest.TestCase):
             '{http://www.w3.org/2000/svg}text'))
         for label in ('Round trip, us', *TRIPS, 'Store to DOORBELL'):
             self.assertIn(label, texts)
+
+    def test_few_open_files(self):
+        run = self.run_bench('--short', '--rounds=2', '--results', self.folder,
+                             open_files=1024)
+        self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+        for name in ('DOORBELL, 1,000 peers', 'start with 1,000 peers'):
+            self.assertIn(f'{name:36} skipped: the hard limit of open files '
+                          'allows 924\n', run.stdout)
+        # to compare with no peers, there is nothing
+        self.assertNotIn('memory per peer', run.stdout)
 
     def test_wrong_arguments(self):
         for options, message in (
