@@ -27,11 +27,10 @@ import tempfile
 import termios
 import time
 import unittest
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-BUILD = Path(os.environ.get('BUILD') or ROOT / 'build')
-QEMU = BUILD / 'bin/qemu-system-arm'
+from lab_case import BIN, ROOT, CleanCase
+
+QEMU = BIN / 'qemu-system-arm'
 DEADLINE = 60       # seconds for what must come, on a machine under load
 
 # The shim hits what bears this name.
@@ -113,7 +112,8 @@ class Machine:
         self.fail(call, error, times)
         self.errors = stack.enter_context(open(f'{self.dir}/err', 'w+b'))
         self.process = subprocess.Popen(
-            [QEMU, '-machine', 'mps2-an385,accel=qtest', '-display', 'none',
+            ['setpriv', '--pdeathsig', 'KILL',      # to end when we do
+             QEMU, '-machine', 'mps2-an385,accel=qtest', '-display', 'none',
              '-qtest', 'stdio', '-qtest-log', '/dev/null',
              '-chardev', f'socket,id=server,path={path}',
              '-device', 'ivshmem-flat,chardev=server,'
@@ -212,7 +212,7 @@ def counter(eventfd):
     return os.eventfd_read(eventfd) if readable else 0
 
 
-class Start(unittest.TestCase):
+class Start(CleanCase):
     """A call fails while the machine starts."""
 
     def check_error(self, call, error, expected):
@@ -279,7 +279,7 @@ class Start(unittest.TestCase):
                 self.assertEqual(machine.stderr(), '')
 
 
-class Later(unittest.TestCase):
+class Later(CleanCase):
     """A call fails while the machine runs."""
 
     def setUp(self):

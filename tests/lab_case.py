@@ -1,7 +1,7 @@
-"""A test case that has a lab, and prints what its programs say.
+"""Test cases that leave nothing behind, one of them with a lab.
 
-tests/run shows that of a failed test, whatever made it fail. Import it first:
-it puts tools/ on the path.
+That one prints what its programs say; tests/run shows it of a failed test,
+whatever made it fail. Import it first: it puts tools/ on the path.
 """
 # Copyright (c) 2026 The ivshmem-flat authors
 #
@@ -18,7 +18,18 @@ from ivshmem_lab import BUILD, Lab                          # noqa: E402
 BIN = BUILD / 'bin'
 
 
-class LabCase(unittest.TestCase):
+class CleanCase(unittest.TestCase):
+    """Cleans up even if a signal ends the tests, which unittest does not."""
+
+    def run(self, result=None):
+        try:
+            return super().run(result)
+        except BaseException:
+            self.doCleanups()
+            raise
+
+
+class LabCase(CleanCase):
     deadline = 120      # seconds for each test, on a machine under load
     needs = (BIN / 'qemu-system-arm', BIN / 'ivshmem-server')
 
