@@ -334,14 +334,39 @@ class Later(CleanCase):
     def test_server_is_not_read(self):
         """Doorbells to peers that it announces wait, up to 64 of them."""
         self.machine.fail('recvmsg', errno.EAGAIN)
-        later = self.server.send_vector(LATER)
-        self.machine.ring(LATER)
-        self.machine.ring(LATER, 1)
-        for peer in range(100, 170):
+        peers = range(100, 170)
+        fds = [self.server.send_vector(peer) for peer in peers]
+        self.machine.ring(peers[0], 1)      # a vector that it does not have
+        for peer in peers:
             self.machine.ring(peer)
-        self.assertEqual(counter(later), 0)
+        self.assertFalse(any(map(counter, fds)))
         self.machine.fail('', 0)
-        self.machine.wait_for(lambda: counter(later), 'doorbell')
+        self.machine.wait_for(lambda: counter(fds[0]), 'doorbell')
+        self.machine.wait_for(self.server.is_read, 'reading of all messages')
+        self.check_well()       # the reading handler has returned
+        self.assertEqual([counter(fd) for fd in fds[1:]], 62 * [1] + 7 * [0])
+        self.machine.fail('recvmsg', errno.EAGAIN)
+        self.server.send_vector(LATER)
+        self.wait_for_hit()
+        self.check_end(fds=len(fds) + 1)
+
+    def test_server_is_not_read_in_an_announcement(self):
+        """No doorbell waits for what the server has only begun to send."""
+        self.machine.fail('recvmsg', errno.EAGAIN)
+        later = os.eventfd(0)
+        self.addCleanup(os.close, later)
+        message = struct.pack('<q', LATER)
+        socket.send_fds(self.server.client, [message[:4]], [later])
+        self.machine.ring(LATER)
+        self.wait_for_hit()
+        self.machine.fail('', 0)
+        self.machine.wait_for(self.server.is_read, 'reading of its beginning')
+        self.server.client.sendall(message[4:])
+        self.machine.wait_for(self.server.is_read, 'reading of all of it')
+        self.check_well()       # the reading handler has returned
+        self.assertEqual(counter(later), 0)
+        self.machine.ring(LATER)
+        self.assertEqual(counter(later), 1)
         self.machine.fail('recvmsg', errno.EAGAIN)
         self.server.send_vector(LATER)
         self.wait_for_hit()
