@@ -38,6 +38,7 @@ class Monitor:
     """QEMU's monitor protocol."""
 
     def __init__(self, test, listener):
+        self.test = test
         self.connection = accept(test, listener)
         self.answers = self.connection.makefile('r')
         test.addCleanup(self.answers.close)
@@ -53,7 +54,7 @@ class Monitor:
                 raise AssertionError(f'{command}: {answer["error"]["desc"]}')
             if 'return' in answer:
                 return answer['return']
-        raise AssertionError(f'QEMU ended in {command}')
+        self.test.fail_with_output(f'QEMU ended in {command}')
 
     def word(self, address):
         """What the first CPU reads there; Secure, where it has that state."""
