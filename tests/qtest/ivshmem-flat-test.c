@@ -3831,7 +3831,6 @@ static void test_server_stopped_in_a_message(void)
 }
 
 /* An fd table without room: an eventfd that is lost looks like an end. */
-/* The server sends an eventfd for which there is no room, reported once. */
 static void lose_eventfds(Running *r, unsigned first_id, unsigned last_id)
 {
     int fd = fake_eventfd(r->srv);
