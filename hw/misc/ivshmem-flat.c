@@ -34,6 +34,7 @@
 #include "qemu/log.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
+#include "qemu/sockets.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/visitor.h"
@@ -127,9 +128,10 @@ static void ivshmem_flat_ring(IvshmemFlat *s, int eventfd, unsigned peer,
     GPollFD pfd = { .fd = eventfd, .events = G_IO_OUT };
 
     /*
-     * A write to a full counter blocks, and O_NONBLOCK does not help: it
-     * belongs to the open file that all peers share, and each QEMU that joins
-     * clears it. A full counter means that the interrupt is pending already.
+     * A write to a full counter may block, though we set O_NONBLOCK: it belongs
+     * to the open file that all peers share, and each QEMU that joins clears
+     * it for a moment. A full counter means that the interrupt is pending
+     * already.
      */
     g_poll(&pfd, 1, 0);
     if (!(pfd.revents & G_IO_OUT) ||
@@ -910,7 +912,7 @@ static void ivshmem_flat_peer_message(IvshmemFlat *s, int64_t value, int fd,
                                  "expected an id from 0 to %d", MAX_PEERS - 1);
     } else if (!nfds) {
         ivshmem_flat_peer_gone(s, value);
-    } else if (!ivshmem_flat_is_eventfd(fd)) {
+    } else if (!s->msg_fd_is_eventfd) {
         ivshmem_flat_bad_message(s, BAD_EVENTFD, value, nfds,
                                  "expected an eventfd");
     } else if (value == s->id) {
@@ -938,14 +940,24 @@ static int ivshmem_flat_can_receive(void *opaque)
     return sizeof(s->msg) - s->msg_len;
 }
 
+/*
+ * The chardev makes each fd that it receives block, for all who share the open
+ * file: peers that read an eventfd until it is empty would hang.
+ */
 static void ivshmem_flat_collect_fds(IvshmemFlat *s)
 {
     int fds[TCP_MAX_FDS];
     int n = qemu_chr_fe_get_msgfds(&s->chr, fds, ARRAY_SIZE(fds));
 
     for (int i = 0; i < n; i++) {
+        bool is_eventfd = ivshmem_flat_is_eventfd(fds[i]);
+
+        if (is_eventfd) {
+            qemu_set_blocking(fds[i], false, NULL);
+        }
         if (s->msg_nfds++ == 0) {
             s->msg_fd = fds[i];
+            s->msg_fd_is_eventfd = is_eventfd;
         } else {
             close(fds[i]);
         }

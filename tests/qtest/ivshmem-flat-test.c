@@ -47,6 +47,7 @@
 #define NVIC_ICPR 0xe000e280
 
 #define SHMEM_SIZE (4 * MiB)
+#define MAX_VECTORS 64  /* of a peer that can be rung */
 
 /* How long to wait for what must come; nothing waits for what must not. */
 #define PATIENCE_US (60 * G_USEC_PER_SEC)
@@ -432,7 +433,7 @@ static uint64_t rung(int fd)
     struct iovec iov = { .iov_base = &count, .iov_len = sizeof(count) };
     ssize_t len;
 
-    /* O_NONBLOCK does not help: a QEMU that receives the fd clears it for us */
+    /* O_NONBLOCK may be gone: a QEMU that receives the fd clears it for us */
     len = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
     g_assert_true(len == sizeof(count) || (len < 0 && errno == EAGAIN));
     return count;
@@ -1115,6 +1116,48 @@ static void test_doorbell_to_nobody_is_ignored(void)
     g_assert_cmpint(rung(peer), ==, 1);
     qtest_quit(qts);
     fake_free(srv);
+}
+
+/*
+ * O_NONBLOCK belongs to the open file, and so to all who share the eventfd: a
+ * peer that reads until there is no more would hang without. QEMU's chardev
+ * takes it from each fd that it receives.
+ */
+static void check_eventfds_stay_nonblocking(const char *iothread)
+{
+    FakeServer *srv = fake_new();
+    int fds[MAX_VECTORS + 6], two[2], n = 0;
+    QTestState *qts;
+
+    fake_script_greeting(srv, OWN_ID);
+    for (unsigned i = 0; i <= MAX_VECTORS; i++) { /* one too many */
+        fds[n++] = fake_script_vector(srv, PEER_ID);
+    }
+    fds[n++] = fake_script_vector(srv, OWN_ID);
+    fds[n++] = fake_script_vector(srv, OWN_ID); /* likewise */
+    qts = fake_machine_with(srv, "-object iothread,id=io " WIRED_MACHINE "%s "
+                            "2>/dev/null", iothread);
+    for (int i = 0; i < n; i++) {
+        g_assert_cmpint(fcntl(fds[i], F_GETFL) & O_NONBLOCK, !=, 0);
+    }
+
+    fds[n++] = fake_send_vector(srv, 7);
+    two[0] = fds[n++] = fake_eventfd(srv); /* in a message that is ignored */
+    two[1] = fds[n++] = fake_eventfd(srv);
+    fake_send(srv, message(8, 2, two));
+    fake_sync(srv, qts);
+    g_assert_cmpint(n, <=, ARRAY_SIZE(fds));
+    for (int i = 0; i < n; i++) {
+        g_assert_cmpint(fcntl(fds[i], F_GETFL) & O_NONBLOCK, !=, 0);
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+static void test_peer_eventfds_stay_nonblocking(void)
+{
+    check_eventfds_stay_nonblocking("");
+    check_eventfds_stay_nonblocking(",iothread=io");
 }
 
 /* A lone byte would ring peer 0 if it were extended to a word. */
@@ -4676,6 +4719,8 @@ int main(int argc, char **argv)
     qtest_add_func("/ivshmem-flat/message/in-pieces", test_message_in_pieces);
     qtest_add_func("/ivshmem-flat/message/an-fd-on-each-piece",
                    test_message_with_an_fd_on_each_piece);
+    qtest_add_func("/ivshmem-flat/peer/eventfds-stay-nonblocking",
+                   test_peer_eventfds_stay_nonblocking);
     qtest_add_func("/ivshmem-flat/peer/comes-and-goes",
                    test_peer_comes_and_goes);
     qtest_add_func("/ivshmem-flat/peer/many-vectors",

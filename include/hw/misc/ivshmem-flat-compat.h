@@ -19,6 +19,11 @@
 /* Renamed in 10.2. */
 #define CharFrontend CharBackend
 
+/* Came with 10.2, which takes an Error. */
+#include <glib-unix.h>
+#define qemu_set_blocking(fd, block, errp) \
+    g_unix_set_fd_nonblocking(fd, !(block), NULL)
+
 /* class_init's data became const in 10.1, which is not supported. */
 #define IvshmemFlatClassData void
 

@@ -200,6 +200,7 @@ struct IvshmemFlat {
     uint8_t msg[8];
     unsigned msg_len;               /* bytes of @msg that are there */
     int msg_fd;                     /* first fd that came with them, or -1 */
+    bool msg_fd_is_eventfd;
     unsigned msg_nfds;              /* how many came */
     uint64_t received;              /* bytes since the connection began */
 
