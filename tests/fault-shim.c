@@ -180,7 +180,7 @@ static int rung = -1;       /* the eventfd that is to be written to next */
 
 int poll(struct pollfd *fds, nfds_t n, int timeout)
 {
-    if (n == 1 && timeout == 0 && fds->events == POLLOUT) {
+    if (n && timeout == 0 && fds->events == POLLOUT) {
         rung = fds->fd;
         if (fails("poll")) {
             return -1;

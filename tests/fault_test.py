@@ -372,6 +372,51 @@ class Later(CleanCase):
         self.wait_for_hit()
         self.check_end(fds=2)
 
+    def test_server_is_not_read_while_an_id_is_used_again(self):
+        """A doorbell is for whoever had the ID when it was rung."""
+        self.machine.fail('recvmsg', errno.EAGAIN)
+        self.server.send(PEER)
+        first = self.server.send_vector(PEER)
+        self.machine.ring(PEER)
+        self.machine.ring(PEER)
+        self.server.send(PEER)
+        self.machine.ring(PEER)
+        second = self.server.send_vector(PEER)
+        self.machine.ring(PEER)
+        self.machine.ring(OWN)      # which no server takes away
+        self.machine.wait_for(self.machine.interrupted, 'interrupt')
+        self.assertFalse(any(map(counter, (self.peer, first, second))))
+        self.wait_for_hit()
+        self.machine.fail('', 0)
+        self.machine.wait_for(lambda: counter(second), 'doorbell')
+        self.assertEqual(counter(self.peer), 0)
+        self.assertEqual(counter(first), 1)
+        self.assertEqual(counter(second), 0)
+        self.peer = second
+        self.machine.fail('recvmsg', errno.EAGAIN)
+        self.server.send_vector(LATER)
+        self.wait_for_hit()
+        self.check_end(fds=1)
+
+    def test_server_is_not_read_while_all_are_rung(self):
+        """Of peers that are known, more than 64 can wait for it."""
+        fds = [self.server.send_vector(peer) for peer in range(100, 300)]
+        self.machine.wait_for(lambda: len(self.machine.fds()) ==
+                              len(self.fds) + len(fds), 'peers')
+        self.machine.fail('recvmsg', errno.EAGAIN)
+        self.server.send_vector(LATER)
+        for peer in range(100, 300):
+            self.machine.ring(peer)
+        self.assertFalse(any(map(counter, fds)))
+        self.wait_for_hit()
+        self.machine.fail('', 0)
+        for fd in fds:
+            self.machine.wait_for(lambda fd=fd: counter(fd), 'doorbell')
+        self.machine.fail('recvmsg', errno.EAGAIN)
+        self.server.send_vector(LATER)
+        self.wait_for_hit()
+        self.check_end(fds=len(fds) + 2)
+
     def test_server_goes_while_a_doorbell_waits(self):
         self.machine.fail('recvmsg', errno.EAGAIN)
         later = self.server.send_vector(LATER)

@@ -13,14 +13,17 @@
  * is sysbus IRQ 0, a level, in revision 0.
  *
  * Choices where the specification leaves one:
- *  + The three messages that open a connection come in the specified order
- *    and no other. Whatever a server sends is checked before it is used.
+ *  + Version and own ID come first and in that order, the shared memory any
+ *    time after them: there are servers that tell of peers before it, and the
+ *    PCI device takes that, too. Whatever a server sends is checked before it
+ *    is used.
  *  + "Configured for interrupts" means that a board or the user has wired an
  *    output when the machine is done. Otherwise notification is off both
  *    ways and IVPosition reads 0.
  *  + Only a 32-bit store rings. A narrower one cannot name peer and vector.
  *  + The specification ignores a doorbell to a peer that is not connected.
- *    Connected means here: announced by the server, read by us or not.
+ *    Connected means here: announced by the server, read by us or not. An ID
+ *    that the server gives again is so the new peer's.
  *  + A peer's first IVSHMEM_FLAT_MAX_VECTORS vectors can be rung.
  *  + A server that comes back greets a device anew, with a new id, as if the
  *    device had been plugged into it then.
@@ -105,6 +108,9 @@ typedef enum IvshmemFlatBadMessage {
 static int ivshmem_flat_find_vector(IvshmemFlat *s, unsigned peer,
                                     unsigned vector)
 {
+    if (s->phase == IVSHMEM_FLAT_AWAIT_SHMEM) {
+        return -1; /* whose ids these are is not settled before the end */
+    }
     if (peer == s->id) {
         return vector < s->nvectors ? s->own[vector].receiver->eventfd : -1;
     }
@@ -121,20 +127,33 @@ static void ivshmem_flat_drop_doorbell(IvshmemFlat *s, unsigned peer,
     trace_ivshmem_flat_doorbell_dropped(peer, vector, reason);
 }
 
-static void ivshmem_flat_ring(IvshmemFlat *s, int eventfd, unsigned peer,
-                              unsigned vector)
+/*
+ * One look at an eventfd and, unless it is -1, at the server's socket. Returns
+ * G_IO_OUT if one can write to the former, G_IO_IN if one can read from the
+ * latter, or both.
+ *
+ * A write to a full counter may block, though we set O_NONBLOCK: it belongs to
+ * the open file that all peers share, and each QEMU that joins clears it for a
+ * moment. A full counter means that the interrupt is pending already.
+ */
+static unsigned ivshmem_flat_look(int eventfd, int socket)
+{
+    GPollFD pfds[] = {
+        { .fd = eventfd, .events = G_IO_OUT },
+        { .fd = socket, .events = G_IO_IN },
+    };
+
+    g_poll(pfds, socket >= 0 ? 2 : 1, 0);
+    return pfds[0].revents | pfds[1].revents;
+}
+
+/* After a look at the eventfd. */
+static void ivshmem_flat_ring(IvshmemFlat *s, int eventfd, unsigned ready,
+                              unsigned peer, unsigned vector)
 {
     static const uint64_t one = 1;
-    GPollFD pfd = { .fd = eventfd, .events = G_IO_OUT };
 
-    /*
-     * A write to a full counter may block, though we set O_NONBLOCK: it belongs
-     * to the open file that all peers share, and each QEMU that joins clears
-     * it for a moment. A full counter means that the interrupt is pending
-     * already.
-     */
-    g_poll(&pfd, 1, 0);
-    if (!(pfd.revents & G_IO_OUT) ||
+    if (!(ready & G_IO_OUT) ||
         RETRY_ON_EINTR(write(eventfd, &one, sizeof(one))) != sizeof(one)) {
         ivshmem_flat_drop_doorbell(s, peer, vector, "counter is full");
         return;
@@ -143,67 +162,77 @@ static void ivshmem_flat_ring(IvshmemFlat *s, int eventfd, unsigned peer,
     trace_ivshmem_flat_doorbell_sent(peer, vector);
 }
 
-/*
- * Ring what can be rung by now, drop what the server had not announced in
- * what the socket held, and go on waiting for the rest. What a socket holds
- * is bounded, and the main loop reads it, so the wait ends.
- */
-static void ivshmem_flat_retry_kept(IvshmemFlat *s)
-{
-    unsigned n = 0;
-
-    for (unsigned i = 0; i < s->nkept; i++) {
-        IvshmemFlatKept k = s->kept[i];
-        int eventfd = ivshmem_flat_find_vector(s, k.peer, k.vector);
-
-        if (eventfd >= 0) {
-            ivshmem_flat_ring(s, eventfd, k.peer, k.vector);
-        } else if (s->received < k.until &&
-                   s->phase != IVSHMEM_FLAT_DISCONNECTED) {
-            s->kept[n++] = k;
-        } else {
-            ivshmem_flat_drop_doorbell(s, k.peer, k.vector, "not announced");
-        }
-    }
-    s->nkept = n;
-}
-
 /* Bytes that the server has sent after its greeting and we have not read. */
 static unsigned ivshmem_flat_unread(IvshmemFlat *s)
 {
-    SocketChardev *sock = SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr));
     int unread = 0;
 
-    if (s->phase != IVSHMEM_FLAT_CONNECTED || !sock->sioc ||
-        ioctl(sock->sioc->fd, FIONREAD, &unread) < 0) {
+    if (s->socket < 0 || ioctl(s->socket, FIONREAD, &unread) < 0) {
         return 0;
     }
     return unread;
 }
 
-static void ivshmem_flat_keep_doorbell(IvshmemFlat *s, unsigned peer,
-                                       unsigned vector)
+/*
+ * A kept doorbell goes to whoever has the id once all has been read that the
+ * server had said when it was rung: that may bring a peer, take one away, or
+ * both. What a socket holds is bounded, and the main loop reads it, so the wait
+ * ends, even if the server goes on talking. Now it has been read up to @place.
+ */
+static void ivshmem_flat_retry_kept(IvshmemFlat *s, uint64_t place)
 {
-    unsigned unread = ivshmem_flat_unread(s);
-    IvshmemFlatKept *k;
+    GHashTableIter iter;
+    gpointer key, value;
 
-    if (vector >= IVSHMEM_FLAT_MAX_VECTORS || !unread) {
-        ivshmem_flat_drop_doorbell(s, peer, vector, "not connected");
-        return;
-    }
-    for (unsigned i = 0; i < s->nkept; i++) {
-        if (s->kept[i].peer == peer && s->kept[i].vector == vector) {
-            return; /* an eventfd would not tell two from one either */
+    g_hash_table_iter_init(&iter, s->kept);
+    while (g_hash_table_iter_next(&iter, &key, &value)) {
+        unsigned peer = FIELD_EX32(GPOINTER_TO_UINT(key), DOORBELL, PEER);
+        unsigned vector = FIELD_EX32(GPOINTER_TO_UINT(key), DOORBELL, VECTOR);
+        int eventfd = ivshmem_flat_find_vector(s, peer, vector);
+        IvshmemFlatKept *k = value;
+
+        if (k->until > place) {
+            continue;
+        }
+        if (eventfd < 0) {
+            ivshmem_flat_drop_doorbell(s, peer, vector, "not announced");
+        } else {
+            ivshmem_flat_ring(s, eventfd, ivshmem_flat_look(eventfd, -1), peer,
+                              vector);
+        }
+        if (k->again > place) {
+            k->until = k->again;
+        } else {
+            g_hash_table_iter_remove(&iter);
         }
     }
-    if (s->nkept == IVSHMEM_FLAT_MAX_KEPT) {
+}
+
+/*
+ * Doorbells to one vector that wait until the same place become one, as they
+ * would in an eventfd. Of those that come later, the last one waits, too.
+ */
+static void ivshmem_flat_keep_doorbell(IvshmemFlat *s, uint32_t doorbell,
+                                       bool is_known, unsigned unread)
+{
+    unsigned peer = FIELD_EX32(doorbell, DOORBELL, PEER);
+    unsigned vector = FIELD_EX32(doorbell, DOORBELL, VECTOR);
+    gpointer key = GUINT_TO_POINTER(doorbell);
+    IvshmemFlatKept *k = g_hash_table_lookup(s->kept, key);
+
+    if (k) {
+        k->again = s->received + unread;
+        return;
+    }
+    /* Those that are known are as many as there are eventfds. */
+    if (!is_known && g_hash_table_size(s->kept) >= IVSHMEM_FLAT_MAX_KEPT) {
         ivshmem_flat_drop_doorbell(s, peer, vector, "too many wait");
         return;
     }
-    k = &s->kept[s->nkept++];
-    k->peer = peer;
-    k->vector = vector;
+    k = g_new0(IvshmemFlatKept, 1);
     k->until = s->received + unread;
+    k->again = k->until;
+    g_hash_table_insert(s->kept, key, k);
     trace_ivshmem_flat_doorbell_kept(peer, vector);
 }
 
@@ -211,6 +240,7 @@ static void ivshmem_flat_doorbell(IvshmemFlat *s, uint32_t value)
 {
     unsigned peer = FIELD_EX32(value, DOORBELL, PEER);
     unsigned vector = FIELD_EX32(value, DOORBELL, VECTOR);
+    unsigned ready = G_IO_IN, unread = 0;
     int eventfd;
 
     if (!s->any_wired) {
@@ -220,9 +250,18 @@ static void ivshmem_flat_doorbell(IvshmemFlat *s, uint32_t value)
     }
     eventfd = ivshmem_flat_find_vector(s, peer, vector);
     if (eventfd >= 0) {
-        ivshmem_flat_ring(s, eventfd, peer, vector);
+        /* A server takes none of our own away. */
+        ready = ivshmem_flat_look(eventfd, peer == s->id ? -1 : s->socket);
+    }
+    if (ready & G_IO_IN && vector < IVSHMEM_FLAT_MAX_VECTORS) {
+        unread = ivshmem_flat_unread(s);
+    }
+    if (unread) {
+        ivshmem_flat_keep_doorbell(s, value, eventfd >= 0, unread);
+    } else if (eventfd >= 0) {
+        ivshmem_flat_ring(s, eventfd, ready, peer, vector);
     } else {
-        ivshmem_flat_keep_doorbell(s, peer, vector);
+        ivshmem_flat_drop_doorbell(s, peer, vector, "not connected");
     }
 }
 
@@ -538,6 +577,51 @@ static bool ivshmem_flat_check_places(IvshmemFlat *s, uint64_t shmem_size,
     return true;
 }
 
+/* Peers, and the own vectors that the server gave along with them */
+
+static void ivshmem_flat_free_peer(IvshmemFlat *s, unsigned id)
+{
+    IvshmemFlatPeer *peer = g_steal_pointer(&s->peers[id]);
+
+    for (unsigned i = 0; peer && i < peer->nvectors; i++) {
+        close(peer->vectors[i]);
+    }
+    g_free(peer);
+}
+
+/* In the thread that serves it, which so has left its handler. */
+static void ivshmem_flat_free_receiver(void *opaque)
+{
+    IvshmemFlatReceiver *r = opaque;
+
+    aio_set_fd_handler(r->ctx, r->eventfd, NULL, NULL, NULL, NULL, NULL);
+    close(r->eventfd);
+    g_free(r);
+}
+
+/*
+ * In the IOThread, its handler may just wait for the BQL, or be called once
+ * more. It will find that nobody is interested.
+ */
+static void ivshmem_flat_forget_receiver(IvshmemFlat *s,
+                                         IvshmemFlatReceiver *r)
+{
+    r->s = NULL;
+    aio_bh_schedule_oneshot(s->ctx, ivshmem_flat_free_receiver, r);
+}
+
+static void ivshmem_flat_forget_peers(IvshmemFlat *s)
+{
+    while (s->nvectors) {
+        IvshmemFlatVector *v = &s->own[--s->nvectors];
+
+        ivshmem_flat_forget_receiver(s, g_steal_pointer(&v->receiver));
+    }
+    for (unsigned i = 0; i < MAX_PEERS; i++) {
+        ivshmem_flat_free_peer(s, i);
+    }
+}
+
 /* The server's messages: shared memory */
 
 static const char *ivshmem_flat_file_kind(mode_t mode)
@@ -671,6 +755,21 @@ static bool ivshmem_flat_map_shmem(IvshmemFlat *s, int fd, Error **errp)
 
 /* The server's messages: the greeting */
 
+static void ivshmem_flat_greeted(IvshmemFlat *s)
+{
+    SocketChardev *sock = SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr));
+
+    s->id = s->new_id;
+    s->phase = IVSHMEM_FLAT_CONNECTED;
+    s->socket = sock->sioc->fd;
+    s->reported = 0;
+    timer_del(s->greeting_timer);
+    for (unsigned i = 0; i < s->nvectors; i++) { /* those that came early */
+        ivshmem_flat_serve_vector(s, i);
+    }
+    trace_ivshmem_flat_greeting(s->id, ivshmem_flat_get_size(s));
+}
+
 static const char *ivshmem_flat_expected(IvshmemFlatPhase phase)
 {
     switch (phase) {
@@ -695,11 +794,6 @@ static void ivshmem_flat_greeting(IvshmemFlat *s, int64_t value, int fd,
                (value < 0 || value >= MAX_PEERS)) {
         error_setg(&s->greeting_error, "server sent own id %" PRId64
                    ", expected 0 to %d", value, MAX_PEERS - 1);
-    } else if (s->phase == IVSHMEM_FLAT_AWAIT_SHMEM &&
-               value != SHMEM_MESSAGE) {
-        error_setg(&s->greeting_error, "server sent message %" PRId64
-                   ", expected %d with the shared memory", value,
-                   SHMEM_MESSAGE);
     } else if (nfds != expected_nfds) {
         error_setg(&s->greeting_error, "server sent %s with %u file "
                    "descriptors, expected %u",
@@ -707,15 +801,13 @@ static void ivshmem_flat_greeting(IvshmemFlat *s, int64_t value, int fd,
     } else if (s->phase == IVSHMEM_FLAT_AWAIT_VERSION) {
         s->phase = IVSHMEM_FLAT_AWAIT_ID;
     } else if (s->phase == IVSHMEM_FLAT_AWAIT_ID) {
+        /* They are there if the user, not the chardev, made the connection. */
+        ivshmem_flat_forget_peers(s);
         s->new_id = value;
         s->phase = IVSHMEM_FLAT_AWAIT_SHMEM;
     } else {
         if (ivshmem_flat_map_shmem(s, fd, &s->greeting_error)) {
-            s->id = s->new_id;
-            s->phase = IVSHMEM_FLAT_CONNECTED;
-            s->reported = 0;
-            timer_del(s->greeting_timer);
-            trace_ivshmem_flat_greeting(s->id, ivshmem_flat_get_size(s));
+            ivshmem_flat_greeted(s);
         }
         return;
     }
@@ -731,8 +823,11 @@ static void ivshmem_flat_greeting(IvshmemFlat *s, int64_t value, int fd,
  */
 static void ivshmem_flat_greeting_failed(IvshmemFlat *s)
 {
+    if (s->phase == IVSHMEM_FLAT_AWAIT_SHMEM) {
+        ivshmem_flat_forget_peers(s); /* of this very greeting */
+    }
     s->phase = IVSHMEM_FLAT_DISCONNECTED;
-    ivshmem_flat_retry_kept(s);
+    ivshmem_flat_retry_kept(s, UINT64_MAX);
     timer_del(s->greeting_timer);
     if (s->reported & BIT(BAD_GREETING)) {
         error_free(s->greeting_error);
@@ -768,7 +863,11 @@ ivshmem_flat_bad_message(IvshmemFlat *s, IvshmemFlatBadMessage kind,
     why = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     trace_ivshmem_flat_bad_message(value, nfds, why);
-    if (!(s->reported & BIT(kind))) {
+    if (s->phase == IVSHMEM_FLAT_AWAIT_SHMEM) {
+        error_setg(&s->greeting_error, "server sent message %" PRId64 " with "
+                   "%u file descriptors, expected %d with the shared memory: "
+                   "%s", value, nfds, SHMEM_MESSAGE, why);
+    } else if (!(s->reported & BIT(kind))) {
         s->reported |= BIT(kind);
         error_report("ivshmem-flat: ignored message %" PRId64 " with %u file "
                      "descriptors from chardev '%s': %s", value, nfds,
@@ -784,52 +883,10 @@ static bool ivshmem_flat_is_eventfd(int fd)
     return target && g_str_equal(target, "anon_inode:[eventfd]");
 }
 
-static void ivshmem_flat_free_peer(IvshmemFlat *s, unsigned id)
-{
-    IvshmemFlatPeer *peer = g_steal_pointer(&s->peers[id]);
-
-    for (unsigned i = 0; peer && i < peer->nvectors; i++) {
-        close(peer->vectors[i]);
-    }
-    g_free(peer);
-}
-
-/* In the thread that serves it, which so has left its handler. */
-static void ivshmem_flat_free_receiver(void *opaque)
-{
-    IvshmemFlatReceiver *r = opaque;
-
-    aio_set_fd_handler(r->ctx, r->eventfd, NULL, NULL, NULL, NULL, NULL);
-    close(r->eventfd);
-    g_free(r);
-}
-
-/*
- * In the IOThread, its handler may just wait for the BQL, or be called once
- * more. It will find that nobody is interested.
- */
-static void ivshmem_flat_forget_receiver(IvshmemFlat *s,
-                                         IvshmemFlatReceiver *r)
-{
-    r->s = NULL;
-    aio_bh_schedule_oneshot(s->ctx, ivshmem_flat_free_receiver, r);
-}
-
-static void ivshmem_flat_forget_peers(IvshmemFlat *s)
-{
-    while (s->nvectors) {
-        IvshmemFlatVector *v = &s->own[--s->nvectors];
-
-        ivshmem_flat_forget_receiver(s, g_steal_pointer(&v->receiver));
-    }
-    for (unsigned i = 0; i < MAX_PEERS; i++) {
-        ivshmem_flat_free_peer(s, i);
-    }
-}
-
 static bool ivshmem_flat_lacks_fds(IvshmemFlat *s)
 {
-    int fd = fcntl(memory_region_get_fd(&s->memory->ram), F_DUPFD_CLOEXEC, 0);
+    SocketChardev *sock = SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr));
+    int fd = fcntl(sock->sioc->fd, F_DUPFD_CLOEXEC, 0);
 
     if (fd >= 0) {
         close(fd);
@@ -843,11 +900,12 @@ static void ivshmem_flat_peer_gone(IvshmemFlat *s, unsigned id)
     if (ivshmem_flat_lacks_fds(s)) {
         ivshmem_flat_bad_message(s, BAD_NO_FDS, id, 0, "its eventfd was lost "
                                  "for want of file descriptors, or it is gone");
-    } else if (id == s->id) {
+    } else if (id == s->new_id) {
         ivshmem_flat_bad_message(s, BAD_OWN_GONE, id, 0,
                                  "it is the own id, expected an eventfd");
-    } else if (!s->peers[id] && s->nvectors) {
-        /* A server without vectors announces no peer, only its end. */
+    } else if (!s->peers[id] &&
+               (s->nvectors || s->phase == IVSHMEM_FLAT_AWAIT_SHMEM)) {
+        /* A server without vectors announces no peer, only its end later. */
         ivshmem_flat_bad_message(s, BAD_UNKNOWN_GONE, id, 0,
                                  "peer is gone that never came");
     }
@@ -864,7 +922,7 @@ static void ivshmem_flat_own_vector(IvshmemFlat *s, int fd)
     IvshmemFlatReceiver *r;
 
     if (vector == s->vectors) {
-        trace_ivshmem_flat_extra_vector(s->id, vector);
+        trace_ivshmem_flat_extra_vector(s->new_id, vector);
         close(fd);
         return;
     }
@@ -876,7 +934,9 @@ static void ivshmem_flat_own_vector(IvshmemFlat *s, int fd)
     s->own[vector].receiver = r;
     s->nvectors++;
     trace_ivshmem_flat_own_vector(vector, fd);
-    ivshmem_flat_serve_vector(s, vector);
+    if (s->phase == IVSHMEM_FLAT_CONNECTED) {
+        ivshmem_flat_serve_vector(s, vector);
+    }
 }
 
 /* Takes @fd. */
@@ -915,7 +975,7 @@ static void ivshmem_flat_peer_message(IvshmemFlat *s, int64_t value, int fd,
     } else if (!s->msg_fd_is_eventfd) {
         ivshmem_flat_bad_message(s, BAD_EVENTFD, value, nfds,
                                  "expected an eventfd");
-    } else if (value == s->id) {
+    } else if (value == s->new_id) {
         ivshmem_flat_own_vector(s, fd);
         return;
     } else {
@@ -974,15 +1034,13 @@ static void ivshmem_flat_message(IvshmemFlat *s)
     s->msg_len = 0;
     s->msg_fd = -1;
     s->msg_nfds = 0;
-    if (s->phase == IVSHMEM_FLAT_CONNECTED) {
+    if (s->phase == IVSHMEM_FLAT_CONNECTED ||
+        (s->phase == IVSHMEM_FLAT_AWAIT_SHMEM && value != SHMEM_MESSAGE)) {
         ivshmem_flat_peer_message(s, value, fd, nfds);
-        return;
+    } else {
+        ivshmem_flat_greeting(s, value, fd, nfds);
     }
-    ivshmem_flat_greeting(s, value, fd, nfds);
-    if (s->phase == IVSHMEM_FLAT_CONNECTED) {
-        /* They are there if the user, not the chardev, made the connection. */
-        ivshmem_flat_forget_peers(s);
-    } else if (s->greeting_error && DEVICE(s)->realized) {
+    if (s->greeting_error && DEVICE(s)->realized) {
         ivshmem_flat_greeting_failed(s);
         qemu_chr_fe_disconnect(&s->chr);
     }
@@ -998,9 +1056,11 @@ static void ivshmem_flat_receive(void *opaque, const uint8_t *buf, int size)
     s->received += size;
     ivshmem_flat_collect_fds(s);
     if (s->msg_len == sizeof(s->msg)) {
+        /* Some were rung when not all of this message was there. */
+        ivshmem_flat_retry_kept(s, s->received - 1);
         ivshmem_flat_message(s);
     }
-    ivshmem_flat_retry_kept(s);
+    ivshmem_flat_retry_kept(s, s->received);
 }
 
 static void ivshmem_flat_drop_message(IvshmemFlat *s)
@@ -1052,7 +1112,8 @@ static void ivshmem_flat_disconnected(IvshmemFlat *s)
         return;
     case IVSHMEM_FLAT_CONNECTED:
         s->phase = IVSHMEM_FLAT_DISCONNECTED;
-        ivshmem_flat_retry_kept(s);
+        s->socket = -1;
+        ivshmem_flat_retry_kept(s, UINT64_MAX);
         trace_ivshmem_flat_server_gone();
         qemu_bh_schedule(s->gone_bh);
         if (ivshmem_flat_reconnects(s)) {
@@ -1380,9 +1441,10 @@ static void ivshmem_flat_disconnect(IvshmemFlat *s)
         qemu_chr_fe_disconnect(&s->chr);
     }
     s->phase = IVSHMEM_FLAT_DISCONNECTED;
+    s->socket = -1;
     s->reported = 0;
     ivshmem_flat_drop_message(s);
-    s->nkept = 0;
+    g_clear_pointer(&s->kept, g_hash_table_unref);
     ivshmem_flat_forget_peers(s);
     g_free(g_steal_pointer(&s->peers));
     timer_free(g_steal_pointer(&s->greeting_timer));
@@ -1424,6 +1486,7 @@ static void ivshmem_flat_realize(DeviceState *dev, Error **errp)
     s->ctx = s->iothread ? iothread_get_aio_context(s->iothread)
                          : iohandler_get_aio_context();
     s->peers = g_new0(IvshmemFlatPeer *, MAX_PEERS);
+    s->kept = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     s->greeting_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
                                      ivshmem_flat_greeting_timeout, s);
     s->gone_bh = qemu_bh_new_guarded(ivshmem_flat_report_gone, s,
@@ -1457,6 +1520,7 @@ static void ivshmem_flat_init(Object *obj)
     SysBusDevice *sbd = SYS_BUS_DEVICE(obj);
 
     s->phase = IVSHMEM_FLAT_DISCONNECTED;
+    s->socket = -1;
     s->msg_fd = -1;
     memory_region_init_io(&s->iomem, obj, &ivshmem_flat_ops, s,
                           "ivshmem-flat-registers", IOMEM_SIZE);

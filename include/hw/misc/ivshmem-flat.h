@@ -67,7 +67,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(IvshmemFlat, IVSHMEM_FLAT)
 /**
  * IVSHMEM_FLAT_MAX_KEPT:
  *
- * Doorbells that wait for their peer's announcement to be read.
+ * Doorbells to unknown peers that wait for the server's messages to be read.
  */
 #define IVSHMEM_FLAT_MAX_KEPT 64
 
@@ -79,7 +79,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(IvshmemFlat, IVSHMEM_FLAT)
  *
  * @IVSHMEM_FLAT_AWAIT_VERSION: the protocol's version
  * @IVSHMEM_FLAT_AWAIT_ID: the own id
- * @IVSHMEM_FLAT_AWAIT_SHMEM: the shared memory
+ * @IVSHMEM_FLAT_AWAIT_SHMEM: the shared memory, or a peer ahead of it
  * @IVSHMEM_FLAT_CONNECTED: a peer that comes or goes
  * @IVSHMEM_FLAT_DISCONNECTED: none, there is no server (yet, or any more)
  */
@@ -156,16 +156,14 @@ typedef struct IvshmemFlatVector {
 } IvshmemFlatVector;
 
 /**
- * IvshmemFlatKept: a doorbell to a peer or vector that is not known yet
- * @peer: the peer's id
- * @vector: the peer's vector
+ * IvshmemFlatKept: doorbells to one vector, rung while messages were unread
  * @until: value of IvshmemFlat::received at which all has been read that was
- *         in the socket when the guest rang
+ *         in the socket at the first of them
+ * @again: likewise at the last one
  */
 typedef struct IvshmemFlatKept {
-    uint16_t peer;
-    uint16_t vector;
     uint64_t until;
+    uint64_t again;
 } IvshmemFlatKept;
 
 struct IvshmemFlat {
@@ -206,12 +204,13 @@ struct IvshmemFlat {
 
     /* what the server said */
     IvshmemFlatPhase phase;
+    int socket;                     /* to it, once it has greeted; or -1 */
     Error *greeting_error;          /* until it is reported; owned */
     QEMUTimer *greeting_timer;      /* for a server that has come back */
-    uint16_t new_id;                /* until the greeting is complete */
+    uint16_t new_id;                /* what the server calls us */
     QEMUBH *gone_bh;                /* reports that the server is gone */
     uint32_t reported;              /* bit per IvshmemFlatBadMessage */
-    uint16_t id;
+    uint16_t id;                    /* @new_id of the last whole greeting */
     IvshmemFlatPeer **peers;        /* by id; NULL: not connected */
     unsigned nvectors;              /* elements of @own in use */
     IvshmemFlatVector own[IVSHMEM_FLAT_MAX_VECTORS];
@@ -220,9 +219,7 @@ struct IvshmemFlat {
     uint64_t doorbells_sent;
     uint64_t doorbells_dropped;
 
-    /* doorbells that wait for their peer's announcement */
-    IvshmemFlatKept kept[IVSHMEM_FLAT_MAX_KEPT];
-    unsigned nkept;
+    GHashTable *kept;               /* IvshmemFlatKept by value of DOORBELL */
 };
 
 #endif /* HW_MISC_IVSHMEM_FLAT_H */

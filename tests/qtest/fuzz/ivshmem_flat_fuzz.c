@@ -121,12 +121,12 @@ typedef struct Peer {
     uint8_t slot[MAX_VECTORS];
 } Peer;
 
-/* A doorbell to a peer or vector that is not known (yet). */
+/* Doorbells to a vector, rung while the device had something to read. */
 typedef struct Kept {
     uint16_t peer;
     uint16_t vector;
-    uint64_t until;             /* bytes that the server had sent by then */
-    bool must;                  /* ring, if these bytes announce the vector */
+    uint64_t until;             /* bytes sent before the first of them */
+    uint64_t again;             /* and before the last one */
 } Kept;
 
 typedef struct Attached {
@@ -166,8 +166,10 @@ typedef struct Run {
     GArray *attached;           /* all Attached */
 
     /* the model, as far as the device has read the stream */
-    uint64_t read;
+    uint64_t seen;              /* bytes */
+    uint64_t read;              /* in whole messages */
     unsigned messages;
+    bool greeted;               /* it has had all of the greeting */
     unsigned next_attached;
     bool vague;                 /* QEMU 10.2 hangs up on an fd with O_PATH */
     bool bad_greeting;
@@ -237,7 +239,7 @@ static int64_t take_id(Run *r)
     case 0 ... 7:
         return selector & 3;
     case 8 ... 11:
-        return r->messages >= 3 ? r->id : r->new_id;
+        return r->new_id;
     case 12 ... 13:
         return limits[selector % ARRAY_SIZE(limits)];
     case 14:
@@ -440,7 +442,7 @@ static void server_stream(Run *r)
 
 static bool is_served(Run *r, unsigned slot)
 {
-    for (unsigned i = 0; i < r->nown; i++) {
+    for (unsigned i = 0; i < r->nown && r->greeted; i++) {
         if (r->own[i] == slot && r->wired & BIT_ULL(i)) {
             return true;
         }
@@ -452,6 +454,9 @@ static int model_find(Run *r, unsigned peer, unsigned vector)
 {
     Peer *p;
 
+    if (!r->greeted) {
+        return -1;
+    }
     if (peer == r->id) {
         return vector < r->nown ? r->own[vector] : -1;
     }
@@ -459,11 +464,26 @@ static int model_find(Run *r, unsigned peer, unsigned vector)
     return p && vector < p->nvectors ? p->slot[vector] : -1;
 }
 
-static void model_ring(unsigned slot, bool must)
+static void model_ring(unsigned slot)
 {
     if (slots[slot].base < FULL) {
-        slots[slot].min += must;
+        slots[slot].min++;
         slots[slot].max++;
+    }
+}
+
+static void model_keep(Run *r, Kept k, bool is_known)
+{
+    for (guint i = 0; i < r->kept->len; i++) {
+        Kept *other = &g_array_index(r->kept, Kept, i);
+
+        if (other->peer == k.peer && other->vector == k.vector) {
+            other->again = k.again;
+            return;
+        }
+    }
+    if (is_known || r->kept->len < MAX_KEPT) {
+        g_array_append_val(r->kept, k);
     }
 }
 
@@ -473,48 +493,42 @@ static void model_doorbell(Run *r, uint32_t value)
         .peer = value >> 16,
         .vector = value & 0xffff,
         .until = r->stream->len,
-        .must = r->messages >= 3 && !r->server_gone &&
-                r->read < r->stream->len,
+        .again = r->stream->len,
     };
+    bool unread = r->greeted && !r->server_gone && r->seen < r->stream->len;
     int slot = model_find(r, k.peer, k.vector);
-    unsigned must = 0;
 
     if (!r->wired) {
         return;
     }
-    if (slot >= 0) {
-        model_ring(slot, true);
-        return;
+    if (slot >= 0 && (!unread || k.peer == r->id)) {
+        model_ring(slot);
+    } else if (unread && k.vector < MAX_VECTORS) {
+        model_keep(r, k, slot >= 0);
     }
-    if (k.vector >= MAX_VECTORS) {
-        return;
-    }
-    for (guint i = 0; i < r->kept->len; i++) {
-        Kept *other = &g_array_index(r->kept, Kept, i);
-
-        must += other->must;
-        if (other->must && other->peer == k.peer &&
-            other->vector == k.vector) {
-            k.must = false; /* one ring will do for both */
-        }
-    }
-    if (must == MAX_KEPT) {
-        k.must = false;
-    }
-    g_array_append_val(r->kept, k);
 }
 
-static void model_retry_kept(Run *r)
+/* All up to this place in the stream has been read, and no message more. */
+static void model_retry_kept(Run *r, uint64_t place)
 {
     for (guint i = r->kept->len; i-- > 0; ) {
         Kept *k = &g_array_index(r->kept, Kept, i);
+
         int slot = model_find(r, k->peer, k->vector);
 
+        if (k->until > place) {
+            continue;
+        }
         if (slot >= 0) {
-            model_ring(slot, k->must && r->read <= k->until);
+            model_ring(slot);
+            /* The device may or may not have stopped in between. */
+            slots[slot].max += k->until < k->again && k->again <= place &&
+                               slots[slot].base < FULL;
+        }
+        if (k->again > place) {
+            k->until = k->again;
+        } else {
             g_array_remove_index(r->kept, i);
-        } else if (r->read >= k->until) {
-            k->must = false;
         }
     }
 }
@@ -532,45 +546,26 @@ static bool model_takes_memory(Run *r, unsigned thing)
     return thing != SEALED && !(thing == HUGE_MEMORY && r->placed);
 }
 
-static void model_greeting(Run *r, int64_t value, unsigned nfds,
-                           unsigned thing)
-{
-    switch (r->messages) {
-    case 0:
-        r->bad_greeting = value != 0 || nfds;
-        break;
-    case 1:
-        r->bad_greeting = value < 0 || value >= MAX_PEERS || nfds;
-        r->new_id = value;
-        break;
-    case 2:
-        r->bad_greeting = value != -1 || nfds != 1 ||
-                          !model_takes_memory(r, thing);
-        if (!r->bad_greeting) {
-            r->id = r->new_id;
-            r->memory = thing;
-            r->shmem_size = things[thing].size;
-        }
-        break;
-    }
-}
-
-static void model_message(Run *r, int64_t value, unsigned nfds, unsigned thing)
+static void model_peer(Run *r, int64_t value, unsigned nfds, unsigned thing)
 {
     Peer *peer;
 
     if (nfds > 1 || value < 0 || value >= MAX_PEERS ||
         (nfds && thing >= SLOTS)) {
+        r->bad_greeting = !r->greeted;
         return;
     }
-    if (value == r->id) {
+    if (value == r->new_id) {
         if (nfds && r->nown < r->vectors) {
             r->own[r->nown++] = thing;
         }
+        r->bad_greeting = !r->greeted && !nfds;
         return;
     }
     if (!nfds) {
-        g_hash_table_remove(r->peers, GUINT_TO_POINTER(value));
+        r->bad_greeting = !g_hash_table_remove(r->peers,
+                                               GUINT_TO_POINTER(value)) &&
+                          !r->greeted;
         return;
     }
     peer = g_hash_table_lookup(r->peers, GUINT_TO_POINTER(value));
@@ -583,13 +578,33 @@ static void model_message(Run *r, int64_t value, unsigned nfds, unsigned thing)
     }
 }
 
+static void model_message(Run *r, int64_t value, unsigned nfds, unsigned thing)
+{
+    if (r->messages == 0) {
+        r->bad_greeting = value != 0 || nfds;
+    } else if (r->messages == 1) {
+        r->bad_greeting = value < 0 || value >= MAX_PEERS || nfds;
+        r->new_id = value;
+    } else if (r->greeted || value != -1) {
+        model_peer(r, value, nfds, thing);
+    } else if (nfds != 1 || !model_takes_memory(r, thing)) {
+        r->bad_greeting = true;
+    } else {
+        r->greeted = true;
+        r->id = r->new_id;
+        r->memory = thing;
+        r->shmem_size = things[thing].size;
+    }
+    r->messages++;
+}
+
 static void model_server_gone(Run *r)
 {
     r->server_gone = true;
     g_array_set_size(r->kept, 0);
-    if (r->reconnects) {
+    if (r->reconnects || !r->greeted) {
         for (unsigned i = 0; i < r->nown; i++) {
-            slots[r->own[i]].disowned |= (r->wired >> i) & 1;
+            slots[r->own[i]].disowned |= r->greeted && (r->wired >> i) & 1;
         }
         g_hash_table_remove_all(r->peers);
         r->nown = 0;
@@ -615,14 +630,11 @@ static void model_read(Run *r)
             thing = nfds ? thing : a->thing;
             nfds += a->nfds;
         }
-        if (r->messages < 3) {
-            model_greeting(r, value, nfds, thing);
-        } else {
-            model_message(r, value, nfds, thing);
-            model_retry_kept(r);
-        }
-        r->messages++;
+        model_retry_kept(r, r->read - 1);
+        model_message(r, value, nfds, thing);
     }
+    r->seen = r->stream->len;
+    model_retry_kept(r, r->seen);
     if (r->bad_greeting) {
         r->hung_up = true; /* the device does that */
     }
@@ -859,6 +871,26 @@ static void wait_for_own_eventfds(Run *r)
     wait_for_iothread();
 }
 
+/*
+ * The chardev makes each that it receives block, and the device undoes that:
+ * for all that came with a message that it has read, or begun to read.
+ */
+static void check_nonblocking(Run *r)
+{
+    for (guint i = 0; i < r->attached->len; i++) {
+        Attached *a = &g_array_index(r->attached, Attached, i);
+
+        for (unsigned j = 0; j < MIN(a->nfds, TCP_MAX_FDS) &&
+                             a->offset < r->seen; j++) {
+            unsigned thing = (a->thing + j) % NUM_THINGS;
+
+            CHECK(thing >= SLOTS || r->bad_greeting || r->vague ||
+                  fcntl(things[thing].fd, F_GETFL) & O_NONBLOCK,
+                  "eventfd %u blocks", thing);
+        }
+    }
+}
+
 /* Let the device do all it has to do, then compare. */
 static void poll_device(Run *r)
 {
@@ -876,6 +908,7 @@ static void poll_device(Run *r)
         wait_for_own_eventfds(r);
     }
     check_slots(r);
+    check_nonblocking(r);
 }
 
 /* What the device says of itself. */
@@ -907,8 +940,8 @@ static void check_properties(Run *r)
     CHECK(object_property_get_uint(obj, "id", &error_abort) == r->id,
           "the id is not %u", r->id);
     CHECK(object_property_get_bool(obj, "connected", &error_abort) ==
-          (r->messages >= 3 && !r->server_gone), "connected is not %d",
-          r->messages >= 3 && !r->server_gone);
+          (r->greeted && !r->server_gone), "connected is not %d",
+          r->greeted && !r->server_gone);
     CHECK(object_property_get_uint(obj, "shmem-size", &error_abort) ==
           r->shmem_size, "shmem-size is not %" PRIu64, r->shmem_size);
 }
@@ -986,8 +1019,10 @@ static void server_accept(Run *r)
     r->hung_up = false;
     g_byte_array_set_size(r->stream, 0);
     g_array_set_size(r->attached, 0);
+    r->seen = 0;
     r->read = 0;
     r->messages = 0;
+    r->greeted = false;
     r->next_attached = 0;
     r->bad_greeting = false;
     r->server_gone = false;
@@ -1111,22 +1146,15 @@ static bool server_complete(Run *r)
 
     server_send(r, (uint8_t[8]) {}, -r->stream->len & 7, NULL, 0);
     model_read(r);
-    while (!r->bad_greeting && !r->nown) {
+    while (!r->bad_greeting && !(r->greeted && r->nown)) {
         unsigned messages = r->messages;
 
-        switch (messages) {
-        case 0:
-            server_send_value(r, 0, NULL, 0);
-            break;
-        case 1:
-            server_send_value(r, 1, NULL, 0);
-            break;
-        case 2:
+        if (messages < 2) {
+            server_send_value(r, messages, NULL, 0);
+        } else if (!r->greeted) {
             server_send_value(r, -1, &memory, 1);
-            break;
-        default:
+        } else {
             server_send_value(r, r->id, &eventfd, 1);
-            break;
         }
         model_read(r);
         if (r->messages == messages) {
@@ -1148,14 +1176,14 @@ static bool realize(Run *r, bool properties_ok)
      * and without a server, if that may come back, for ever.
      */
     model_read(r);
-    if (!r->bad_greeting && !r->nown && properties_ok) {
+    if (!r->bad_greeting && !(r->greeted && r->nown) && properties_ok) {
         if (!r->reconnects) {
             server_hang_up(r);
         } else if (!server_complete(r)) {
             return false;
         }
     }
-    if (!properties_ok || r->bad_greeting || r->messages < 3 ||
+    if (!properties_ok || r->bad_greeting || !r->greeted ||
         (r->master == ON_OFF_AUTO_ON && r->id != 0)) {
         expected = FAILURE;
     }
@@ -1363,7 +1391,7 @@ static void make_things(void)
     int pair[2];
 
     for (unsigned i = 0; i < SLOTS; i++) {
-        /* Some may block: the chardev makes each that it receives so. */
+        /* Some may block until they are received: see check_nonblocking(). */
         things[i].fd = eventfd(0, EFD_CLOEXEC | (i & 1 ? EFD_NONBLOCK : 0));
     }
     things[GOOD_MEMORY] = (Thing) { memory(2 * page), 2 * page };
