@@ -173,10 +173,10 @@ class Machine:
     def lack_fds(self):
         """From now on QEMU can open none; returns what undoes that."""
         fds = self.fds()
-        first_free = min(set(range(len(fds) + 1)) - fds)
+        self.limit = min(set(range(len(fds) + 1)) - fds)
         limits = resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE,
-                         (first_free, limits[1]))
+                         (self.limit, limits[1]))
         return lambda: resource.prlimit(self.process.pid,
                                         resource.RLIMIT_NOFILE, limits)
 
@@ -481,6 +481,7 @@ class Later(CleanCase):
             self.server.send_vector(LATER)
         machine.wait_for(self.server.is_read, 'reading of three messages')
         machine.ring(LATER)
+        machine.wait_for(machine.stderr, 'report')
         have_fds()
         later = self.server.send_vector(LATER)
         machine.wait_for(lambda: machine.fds() != self.fds, 'new peer')
@@ -488,8 +489,14 @@ class Later(CleanCase):
         self.assertEqual(counter(later), 1)
         machine.fail('poll', errno.ENOMEM)
         machine.ring(PEER)
-        self.check_end(fds=1, stderr='^[^\n]*ignored message 3 [^\n]*lost for '
-                       'want of file descriptors[^\n]*\n$')
+        self.check_end(fds=1, stderr='^[^\n]* eventfds [^\n]*lost for want of '
+                       'file descriptors[^\n]*\n$')
+        lost, limit, expected = map(int, re.search(
+            r' (\d) eventfds .* is (\d+), expected (\d+) or more',
+            machine.stderr()).groups())
+        self.assertIn(lost, (1, 2, 3))
+        self.assertEqual(limit, machine.limit)
+        self.assertEqual(expected, limit + lost)
 
 
 if __name__ == '__main__':

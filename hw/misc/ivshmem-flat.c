@@ -33,6 +33,7 @@
 
 #include "qemu/osdep.h"
 #include "qemu/bitops.h"
+#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/log.h"
 #include "qemu/main-loop.h"
@@ -61,6 +62,7 @@
 #include "trace.h"
 
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/uio.h>
 
 REG32(INTRMASK, 0x00)
@@ -89,6 +91,7 @@ REG32(DOORBELL, 0x0c)
 
 #define GREETING_MS 10000       /* the whole greeting, and the first batch */
 #define QUIET_MS 250            /* ends the first batch */
+#define LOOK_MS 1000            /* between looks for a server that is gone */
 
 /* Each is reported once until the next greeting: a server may repeat itself. */
 typedef enum IvshmemFlatBadMessage {
@@ -763,7 +766,9 @@ static void ivshmem_flat_greeted(IvshmemFlat *s)
     s->phase = IVSHMEM_FLAT_CONNECTED;
     s->socket = sock->sioc->fd;
     s->reported = 0;
-    timer_del(s->greeting_timer);
+    s->lost = 0;
+    qemu_bh_cancel(s->lost_bh);
+    timer_del(s->server_timer);
     for (unsigned i = 0; i < s->nvectors; i++) { /* those that came early */
         ivshmem_flat_serve_vector(s, i);
     }
@@ -816,6 +821,57 @@ static void ivshmem_flat_greeting(IvshmemFlat *s, int64_t value, int fd,
     }
 }
 
+/* A chardev with reconnect-ms tries again until the server is back. */
+static bool ivshmem_flat_reconnects(IvshmemFlat *s)
+{
+    return SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr))->reconnect_time_ms;
+}
+
+/*
+ * What keeps the chardev from connecting, as an errno; 0 if it is only that
+ * nobody is there. A socket of another type gets the same answers on its way,
+ * and reaches no server.
+ */
+static int ivshmem_flat_connect_error(IvshmemFlat *s)
+{
+    SocketAddress *sa = SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr))->addr;
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    int err, fd;
+
+    if (sa->type != SOCKET_ADDRESS_TYPE_UNIX || sa->u.q_unix.abstract) {
+        return 0;
+    }
+    fd = qemu_socket(AF_UNIX, SOCK_DGRAM, 0);
+    if (fd < 0) {
+        return s->connect_error; /* one cannot tell now */
+    }
+    pstrcpy(addr.sun_path, sizeof(addr.sun_path), sa->u.q_unix.path);
+    err = connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ? errno : 0;
+    close(fd);
+    return err == EPROTOTYPE || err == ENOENT || err == ECONNREFUSED ? 0 : err;
+}
+
+/* The chardev says once why it cannot connect; again, if something changed. */
+static void ivshmem_flat_look_for_server(IvshmemFlat *s)
+{
+    int err = ivshmem_flat_connect_error(s);
+
+    if (err != s->connect_error) {
+        s->connect_error = err;
+        SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr))->connect_err_reported =
+            false;
+    }
+}
+
+static void ivshmem_flat_await_server(IvshmemFlat *s)
+{
+    if (ivshmem_flat_reconnects(s)) {
+        ivshmem_flat_look_for_server(s);
+        timer_mod(s->server_timer,
+                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + LOOK_MS);
+    }
+}
+
 /*
  * The greeting of a server that has come back went wrong, or a server ended
  * in its greeting: report it once, the chardev will try again. All else at
@@ -828,7 +884,8 @@ static void ivshmem_flat_greeting_failed(IvshmemFlat *s)
     }
     s->phase = IVSHMEM_FLAT_DISCONNECTED;
     ivshmem_flat_retry_kept(s, UINT64_MAX);
-    timer_del(s->greeting_timer);
+    timer_del(s->server_timer);
+    ivshmem_flat_await_server(s);
     if (s->reported & BIT(BAD_GREETING)) {
         error_free(s->greeting_error);
     } else {
@@ -839,15 +896,24 @@ static void ivshmem_flat_greeting_failed(IvshmemFlat *s)
     s->greeting_error = NULL;
 }
 
-static void ivshmem_flat_greeting_timeout(void *opaque)
+static void ivshmem_flat_greeting_timeout(IvshmemFlat *s)
 {
-    IvshmemFlat *s = opaque;
-
     error_setg(&s->greeting_error, "server sent %" PRIu64 " bytes in %d s, "
                "expected %s", s->received, GREETING_MS / 1000,
                ivshmem_flat_expected(s->phase));
     ivshmem_flat_greeting_failed(s);
     qemu_chr_fe_disconnect(&s->chr);
+}
+
+static void ivshmem_flat_server_timer(void *opaque)
+{
+    IvshmemFlat *s = opaque;
+
+    if (s->phase == IVSHMEM_FLAT_DISCONNECTED) {
+        ivshmem_flat_await_server(s);
+    } else {
+        ivshmem_flat_greeting_timeout(s);
+    }
 }
 
 /* The server's messages: peers that come and go */
@@ -894,12 +960,52 @@ static bool ivshmem_flat_lacks_fds(IvshmemFlat *s)
     return fd < 0;
 }
 
+static uint64_t ivshmem_flat_max_fds(void)
+{
+    struct rlimit limit;
+
+    return getrlimit(RLIMIT_NOFILE, &limit) < 0 ? 0 : limit.rlim_cur;
+}
+
+/*
+ * From the main loop, so that at start-up it tells of all that were lost until
+ * the machine starts. What was lost would have come on top of the limit.
+ */
+static void ivshmem_flat_report_lost(void *opaque)
+{
+    IvshmemFlat *s = opaque;
+    uint64_t max_fds = ivshmem_flat_max_fds();
+
+    error_report("ivshmem-flat: %u eventfds from chardev '%s' were lost for "
+                 "want of file descriptors, or their peers are gone: the limit "
+                 "of open files (ulimit -n) is %" PRIu64 ", expected %" PRIu64
+                 " or more", s->lost,
+                 qemu_chr_fe_get_driver(&s->chr)->label, max_fds,
+                 max_fds + s->lost);
+}
+
+/* The message of an eventfd looks like the end of its peer, and is taken so. */
+static void ivshmem_flat_eventfd_lost(IvshmemFlat *s, unsigned id)
+{
+    trace_ivshmem_flat_bad_message(id, 0, "no file descriptors are left");
+    if (s->phase == IVSHMEM_FLAT_AWAIT_SHMEM) {
+        error_setg(&s->greeting_error, "peer %u: its eventfd was lost for want "
+                   "of file descriptors, the limit of open files (ulimit -n) "
+                   "is %" PRIu64, id, ivshmem_flat_max_fds());
+        return;
+    }
+    s->lost += 1 + (s->peers[id] ? s->peers[id]->nvectors : 0);
+    if (!(s->reported & BIT(BAD_NO_FDS))) {
+        s->reported |= BIT(BAD_NO_FDS);
+        qemu_bh_schedule(s->lost_bh);
+    }
+}
+
 /* The server says so by a message without an eventfd. */
 static void ivshmem_flat_peer_gone(IvshmemFlat *s, unsigned id)
 {
     if (ivshmem_flat_lacks_fds(s)) {
-        ivshmem_flat_bad_message(s, BAD_NO_FDS, id, 0, "its eventfd was lost "
-                                 "for want of file descriptors, or it is gone");
+        ivshmem_flat_eventfd_lost(s, id);
     } else if (id == s->new_id) {
         ivshmem_flat_bad_message(s, BAD_OWN_GONE, id, 0,
                                  "it is the own id, expected an eventfd");
@@ -1073,18 +1179,12 @@ static void ivshmem_flat_drop_message(IvshmemFlat *s)
     s->msg_nfds = 0;
 }
 
-/* A chardev with reconnect-ms tries again until the server is back. */
-static bool ivshmem_flat_reconnects(IvshmemFlat *s)
-{
-    return SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr))->reconnect_time_ms;
-}
-
 static void ivshmem_flat_connected(IvshmemFlat *s)
 {
     if (s->phase == IVSHMEM_FLAT_DISCONNECTED) {
         s->phase = IVSHMEM_FLAT_AWAIT_VERSION;
         s->received = 0;
-        timer_mod(s->greeting_timer,
+        timer_mod(s->server_timer,
                   qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + GREETING_MS);
     }
 }
@@ -1117,6 +1217,7 @@ static void ivshmem_flat_disconnected(IvshmemFlat *s)
         trace_ivshmem_flat_server_gone();
         qemu_bh_schedule(s->gone_bh);
         if (ivshmem_flat_reconnects(s)) {
+            ivshmem_flat_await_server(s);
             /* The next server will give everybody another id. */
             ivshmem_flat_forget_peers(s);
             if (!DEVICE(s)->realized) {
@@ -1262,6 +1363,7 @@ static bool ivshmem_flat_wait_for_server(IvshmemFlat *s, GMainContext *context,
         return false;
     }
     while (s->phase == IVSHMEM_FLAT_DISCONNECTED) {
+        ivshmem_flat_look_for_server(s);
         g_main_context_iteration(context, true);
     }
     return true;
@@ -1447,8 +1549,9 @@ static void ivshmem_flat_disconnect(IvshmemFlat *s)
     g_clear_pointer(&s->kept, g_hash_table_unref);
     ivshmem_flat_forget_peers(s);
     g_free(g_steal_pointer(&s->peers));
-    timer_free(g_steal_pointer(&s->greeting_timer));
+    timer_free(g_steal_pointer(&s->server_timer));
     qemu_bh_delete(g_steal_pointer(&s->gone_bh));
+    qemu_bh_delete(g_steal_pointer(&s->lost_bh));
     ivshmem_flat_unmap_shmem(s);
     migrate_del_blocker(&s->migration_blocker);
 }
@@ -1487,9 +1590,11 @@ static void ivshmem_flat_realize(DeviceState *dev, Error **errp)
                          : iohandler_get_aio_context();
     s->peers = g_new0(IvshmemFlatPeer *, MAX_PEERS);
     s->kept = g_hash_table_new_full(NULL, NULL, NULL, g_free);
-    s->greeting_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
-                                     ivshmem_flat_greeting_timeout, s);
+    s->server_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
+                                     ivshmem_flat_server_timer, s);
     s->gone_bh = qemu_bh_new_guarded(ivshmem_flat_report_gone, s,
+                                     &dev->mem_reentrancy_guard);
+    s->lost_bh = qemu_bh_new_guarded(ivshmem_flat_report_lost, s,
                                      &dev->mem_reentrancy_guard);
     if (!ivshmem_flat_connect(s, errp) ||
         !ivshmem_flat_decide_master(s, errp)) {

@@ -2814,6 +2814,68 @@ static void test_start_before_the_server(void)
     fake_free(srv);
 }
 
+/* What keeps the chardev from the server is said anew each time it changes. */
+static void test_start_before_the_server_says_why(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *path = g_strconcat(srv->path, "-later", NULL);
+    const char *said[] = { "No such file", "symbolic links", "Not a directory",
+                           NULL };
+    QTestState *qts;
+    pid_t child = fork_child();
+
+    if (!child) { /* puts something else in its way each time it complains */
+        for (unsigned i = 0; said[i]; ) {
+            g_autofree char *text = NULL;
+
+            g_usleep(1000);
+            if (!g_file_get_contents(srv->errors, &text, NULL, NULL) ||
+                !strstr(text, said[i])) {
+                continue;
+            }
+            unlink(path);
+            i++;
+            if (i == 1 && symlink(path, path) < 0) {
+                _exit(1);
+            } else if (i == 2) {
+                g_autofree char *below = g_strconcat(srv->errors, "/x", NULL);
+
+                if (symlink(below, path) < 0) {
+                    _exit(1);
+                }
+            }
+        }
+        _exit(rename(srv->path, path));
+    }
+    fake_script_client(srv, OWN_ID);
+    fake_start(srv);
+    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
+                      WIRED_MACHINE " 2>%s", path, srv->errors);
+    fake_wait_client(srv);
+    g_assert_cmpint(waitpid(child, NULL, 0), ==, child);
+    for (unsigned i = 0; said[i]; i++) {
+        g_assert_cmpint(count_errors(srv, said[i]), ==, 1);
+    }
+    g_assert_cmpint(count_errors(srv, path), ==, 3);
+
+    /* And later: the server goes, and something else is in its place. */
+    unlink(path);
+    g_assert_cmpint(symlink(path, path), ==, 0);
+    fake_hang_up(srv);
+    WAIT_UNTIL(count_errors(srv, "symbolic links") == 2);
+    unlink(path);
+    WAIT_UNTIL(count_errors(srv, "No such file") == 2);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* Without reconnect-ms it does not wait. */
+static void test_start_without_the_server(void)
+{
+    assert_refused("Failed to connect to '/nonexistent/socket': No such file "
+                   "or directory", sock_args, "/nonexistent/socket", "," AT);
+}
+
 static void test_start_before_the_server_can_be_interrupted(void)
 {
     Output out = run_qemu("waiting for a server", "-machine mps2-an385 "
@@ -4081,6 +4143,27 @@ static void test_server_stopped_at_start(void)
     fake_free(srv);
 }
 
+/* Who speaks as servers did before there was a version: first the own id. */
+static void test_greeting_of_a_legacy_server(void)
+{
+    static const struct {
+        int64_t id;
+        const char *expected;
+    } cases[] = {
+        { 0, "server sent own id -1, expected 0 to 65535" },
+        { 3, "server sent protocol version 3, expected 0" },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        FakeServer *srv = fake_new();
+
+        fake_script_id(srv, cases[i].id);
+        fake_script_fd(srv, -1, srv->shm);
+        fake_script_vector(srv, cases[i].id);
+        check_greeting(srv, cases[i].expected);
+    }
+}
+
 /* A server that never stops telling of peers does not delay the start. */
 static void test_server_never_stops(void)
 {
@@ -4184,6 +4267,51 @@ static void test_out_of_fds(void)
     g_assert_cmpint(count_errors(r.srv, "for want of file descriptors"), ==,
                     1);
     running_free(&r);
+}
+
+/* 20 peers with 16 vectors, and no room for them: both numbers, once. */
+static void test_out_of_fds_at_start(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *qemu = g_strdup(g_getenv("QTEST_QEMU_BINARY"));
+    g_autofree char *wrapper = g_build_filename(srv->dir, "qemu-system-arm",
+                                                NULL);
+    g_autofree char *script = g_strdup_printf("#!/bin/sh\nulimit -n 256\n"
+                                              "exec %s \"$@\"\n", qemu);
+    g_autofree char *text = NULL;
+    unsigned lost, limit, expected;
+    int fd = fake_eventfd(srv);
+    QTestState *qts;
+
+    fake_script_greeting(srv, OWN_ID);
+    for (unsigned i = 0; i < 20 * 16; i++) {
+        fake_script_fd(srv, 100 + i / 16, fd);
+    }
+    fake_script_fd(srv, OWN_ID, fd);
+    /* The hard limit, as QEMU raises the other one to that. */
+    g_assert_true(g_file_set_contents(wrapper, script, -1, NULL));
+    g_assert_cmpint(chmod(wrapper, 0700), ==, 0);
+    g_setenv("QTEST_QEMU_BINARY", wrapper, true);
+    qts = fake_machine_with(srv, WIRED_MACHINE " 2>%s", srv->errors);
+    g_setenv("QTEST_QEMU_BINARY", qemu, true);
+    unlink(wrapper);
+    WAIT_UNTIL(count_errors(srv, "\n"));
+    qtest_quit(qts);
+
+    g_assert_true(g_file_get_contents(srv->errors, &text, NULL, NULL));
+    g_test_message("%s", text);
+    g_assert_cmpint(count_errors(srv, "\n"), ==, 1);
+    g_assert_nonnull(strstr(text, "ivshmem-flat: "));
+    g_assert_cmpint(sscanf(strstr(text, "ivshmem-flat: "), "ivshmem-flat: %u "
+                           "eventfds from chardev 'ivshmem' were lost for want "
+                           "of file descriptors, or their peers are gone: the "
+                           "limit of open files (ulimit -n) is %u, expected %u",
+                           &lost, &limit, &expected), ==, 3);
+    g_assert_cmpint(limit, ==, 256);
+    g_assert_cmpint(expected, ==, limit + lost);
+    g_assert_cmpint(expected, >=, 20 * 16 + 1);
+    g_assert_cmpint(expected, <=, 20 * 16 + 64); /* and what QEMU has open */
+    fake_free(srv);
 }
 
 /* It would look as if the peer were gone. */
@@ -4944,6 +5072,10 @@ int main(int argc, char **argv)
     qtest_add_func("/ivshmem-flat/restart/at-start", test_restart_at_start);
     qtest_add_func("/ivshmem-flat/restart/start-before-the-server",
                    test_start_before_the_server);
+    qtest_add_func("/ivshmem-flat/restart/start-says-why",
+                   test_start_before_the_server_says_why);
+    qtest_add_func("/ivshmem-flat/restart/start-without-the-server",
+                   test_start_without_the_server);
     qtest_add_func("/ivshmem-flat/restart/start-can-be-interrupted",
                    test_start_before_the_server_can_be_interrupted);
     qtest_add_func("/ivshmem-flat/migration/without-master",
@@ -4992,6 +5124,8 @@ int main(int argc, char **argv)
     qtest_add_func("/ivshmem-flat/greeting/silence", test_greeting_silence);
     qtest_add_func("/ivshmem-flat/greeting/something-else",
                    test_greeting_of_something_else);
+    qtest_add_func("/ivshmem-flat/greeting/legacy-server",
+                   test_greeting_of_a_legacy_server);
     qtest_add_func("/ivshmem-flat/greeting/in-pieces",
                    test_greeting_in_pieces);
     qtest_add_func("/ivshmem-flat/greeting/in-one-write",
@@ -5040,6 +5174,8 @@ int main(int argc, char **argv)
     qtest_add_func("/ivshmem-flat/server/stopped-in-a-message",
                    test_server_stopped_in_a_message);
     qtest_add_func("/ivshmem-flat/server/out-of-fds", test_out_of_fds);
+    qtest_add_func("/ivshmem-flat/server/out-of-fds-at-start",
+                   test_out_of_fds_at_start);
     qtest_add_func("/ivshmem-flat/server/out-of-fds-for-a-known-peer",
                    test_out_of_fds_for_a_known_peer);
     qtest_add_func("/ivshmem-flat/guest/rings-everything",

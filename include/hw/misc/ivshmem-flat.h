@@ -206,10 +206,13 @@ struct IvshmemFlat {
     IvshmemFlatPhase phase;
     int socket;                     /* to it, once it has greeted; or -1 */
     Error *greeting_error;          /* until it is reported; owned */
-    QEMUTimer *greeting_timer;      /* for a server that has come back */
+    QEMUTimer *server_timer;        /* of its greeting; or to look for it */
+    int connect_error;              /* errno; 0: nobody is there, or it is */
     uint16_t new_id;                /* what the server calls us */
     QEMUBH *gone_bh;                /* reports that the server is gone */
     uint32_t reported;              /* bit per IvshmemFlatBadMessage */
+    unsigned lost;                  /* eventfds, for want of fds */
+    QEMUBH *lost_bh;                /* reports that */
     uint16_t id;                    /* @new_id of the last whole greeting */
     IvshmemFlatPeer **peers;        /* by id; NULL: not connected */
     unsigned nvectors;              /* elements of @own in use */
