@@ -75,6 +75,7 @@ static uint32_t doorbell(unsigned peer, unsigned vector)
 typedef struct Server {
     char *dir;
     char *path;
+    size_t size;        /* of the shared memory */
     pid_t pid;
 } Server;
 
@@ -113,7 +114,7 @@ static void server_start(Server *srv, unsigned vectors)
     pid_t parent = getpid();
 
     g_assert_cmpint(ivshmem_server_init(&server, srv->path, srv->dir, false,
-                                        SHMEM_SIZE, vectors, false), ==, 0);
+                                        srv->size, vectors, false), ==, 0);
     g_assert_cmpint(ivshmem_server_start(&server), ==, 0);
     srv->pid = fork();
     g_assert_cmpint(srv->pid, >=, 0);
@@ -124,15 +125,21 @@ static void server_start(Server *srv, unsigned vectors)
     close(server.shm_fd);
 }
 
-static Server *server_new(unsigned vectors)
+static Server *server_new_with(size_t size, unsigned vectors)
 {
     Server *srv = g_new0(Server, 1);
 
+    srv->size = size;
     srv->dir = g_dir_make_tmp("ivshmem-flat-test-XXXXXX", NULL);
     g_assert_nonnull(srv->dir);
     srv->path = g_build_filename(srv->dir, "socket", NULL);
     server_start(srv, vectors);
     return srv;
+}
+
+static Server *server_new(unsigned vectors)
+{
+    return server_new_with(SHMEM_SIZE, vectors);
 }
 
 static void server_kill(Server *srv, int signum)
@@ -756,6 +763,31 @@ run_qemu(const char *stop, const char *fmt, ...)
     return out;
 }
 
+/*
+ * Until unwrap_qemu(), QEMU is started by this shell command, in the place of
+ * "exec". Returns what unwrap_qemu() wants.
+ */
+static char *wrap_qemu(FakeServer *srv, const char *command)
+{
+    char *qemu = g_strdup(g_getenv("QTEST_QEMU_BINARY"));
+    g_autofree char *wrapper = g_build_filename(srv->dir, "qemu-system-arm",
+                                                NULL);
+    g_autofree char *script = g_strdup_printf("#!/bin/sh\n%s %s \"$@\"\n",
+                                              command, qemu);
+
+    g_assert_true(g_file_set_contents(wrapper, script, -1, NULL));
+    g_assert_cmpint(chmod(wrapper, 0755), ==, 0);
+    g_setenv("QTEST_QEMU_BINARY", wrapper, true);
+    return qemu;
+}
+
+static void unwrap_qemu(char *qemu)
+{
+    unlink(g_getenv("QTEST_QEMU_BINARY"));
+    g_setenv("QTEST_QEMU_BINARY", qemu, true);
+    g_free(qemu);
+}
+
 /* Start-up must fail with one line that has @expected in it. */
 static void G_GNUC_PRINTF(2, 3)
 assert_refused(const char *expected, const char *fmt, ...)
@@ -1044,6 +1076,29 @@ static void test_doorbell_to_itself(void)
     for (int i = 0; i < 3; i++) {
         qtest_writel(qts, DOORBELL, doorbell(id, 0));
         wait_interrupt(qts, INPUT);
+    }
+    qtest_quit(qts);
+    server_free(srv);
+}
+
+/* The smallest memory; a machine that is alone rings itself on each vector. */
+static void test_doorbell_to_itself_on_two_vectors(void)
+{
+    Server *srv = server_new_with(qemu_real_host_page_size(), 2);
+    QTestState *qts = machine(srv->path, WIRED_MACHINE ",vectors=2,"
+                              "'sysbus-irq[1]=/machine/armv7m/nvic/"
+                              "unnamed-gpio-in[17]'");
+    unsigned id = qtest_readl(qts, IVPOSITION);
+
+    g_assert_cmpint(get_number(qts, "shmem-size"), ==, srv->size);
+    for (unsigned i = 0; i < 10; i++) {
+        unsigned vector = i % 2;
+
+        qtest_writel(qts, DOORBELL, doorbell(id, vector));
+        wait_interrupt(qts, INPUT + vector);
+        g_assert_false(pending(qts, INPUT + !vector));
+        qtest_writel(qts, SHMEM + srv->size - 4, i);
+        g_assert_cmpint(qtest_readl(qts, SHMEM + srv->size - 4), ==, i);
     }
     qtest_quit(qts);
     server_free(srv);
@@ -2135,21 +2190,21 @@ static void test_help(void)
 #define SHMEM2 0x80000000
 
 /* The second one is at input 17. */
-static QTestState *machine_of_two(Server *first, Server *second,
+static QTestState *machine_of_two(const char *first, const char *second,
                                   const char *args)
 {
-    return machine(first->path, WIRED_MACHINE
+    return machine(first, WIRED_MACHINE
                    " -chardev socket,id=ivshmem2,path=%s "
                    "-device ivshmem-flat,chardev=ivshmem2,"
                    "x-bus-address-iomem=0x50001000,"
                    "x-bus-address-shmem=0x80000000,"
                    "'x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[17]'"
-                   " %s", second->path, args);
+                   " %s", second, args);
 }
 
 static void check_two_devices(Server *first, Server *second)
 {
-    QTestState *qts = machine_of_two(first, second, "");
+    QTestState *qts = machine_of_two(first->path, second->path, "");
     unsigned id, id2;
 
     id = qtest_readl(qts, IVPOSITION);
@@ -2191,6 +2246,86 @@ static void test_two_devices_on_two_servers(void)
     check_two_devices(first, second);
     server_free(first);
     server_free(second);
+}
+
+/* Each tells its device the same: id 2, and a peer 0 with two vectors. */
+static void test_two_devices_alike(void)
+{
+    FakeServer *srv[2] = { fake_new(), fake_new() };
+    int peer[2][2], own[2][2];
+    QTestState *qts;
+
+    for (unsigned d = 0; d < 2; d++) {
+        fake_script_greeting(srv[d], 2);
+        fake_script_vectors(srv[d], 0, peer[d], 2);
+        fake_script_vectors(srv[d], 2, own[d], 2);
+        fake_start(srv[d]);
+    }
+    qts = machine_of_two(srv[0]->path, srv[1]->path, "");
+    for (unsigned d = 0; d < 2; d++) {
+        fake_join(srv[d]);
+    }
+    for (unsigned d = 0; d < 2; d++) {
+        uint64_t iomem = d * IOMEM2_OFFSET;
+
+        g_assert_cmpint(qtest_readl(qts, IVPOSITION + iomem), ==, 2);
+        for (unsigned v = 0; v < 2; v++) {
+            qtest_writel(qts, DOORBELL + iomem, doorbell(0, v));
+            g_assert_cmpint(rung(peer[d][v]), ==, 1);
+            g_assert_cmpint(rung(peer[d][!v]), ==, 0);
+            g_assert_cmpint(rung(peer[!d][v]), ==, 0);
+        }
+        interrupt(own[d][0]);
+        wait_interrupt(qts, INPUT + d);
+        g_assert_false(pending(qts, INPUT + !d));
+    }
+    qtest_quit(qts);
+    fake_free(srv[0]);
+    fake_free(srv[1]);
+}
+
+/* One of their servers is killed: that device keeps its memory, as do all. */
+static void test_four_devices_on_four_servers(void)
+{
+    g_autoptr(GString) args = g_string_new("-machine mps2-an385");
+    Server *srv[4];
+    QTestState *qts;
+
+    for (unsigned d = 0; d < 4; d++) {
+        srv[d] = server_new(1);
+        g_string_append_printf(args, " -chardev socket,id=s%u,path=%s "
+                               "-device 'ivshmem-flat,id=ivs%u,chardev=s%u,"
+                               "x-bus-address-iomem=0x%x,"
+                               "x-bus-address-shmem=0x%" PRIx64 ","
+                               "x-irq-qompath="
+                               "/machine/armv7m/nvic/unnamed-gpio-in[%u]'",
+                               d, srv[d]->path, d, d, IOMEM + d * IOMEM2_OFFSET,
+                               (uint64_t)SHMEM + d * SHMEM_SIZE, 25 + d);
+    }
+    qts = qtest_init(args->str);
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned d = 0; d < 4; d++) {
+            uint64_t iomem = d * IOMEM2_OFFSET;
+            unsigned id = qtest_readl(qts, IVPOSITION + iomem);
+
+            qtest_writel(qts, SHMEM + d * SHMEM_SIZE, 10 * round + d);
+            qtest_writel(qts, DOORBELL + iomem, doorbell(id, 0));
+            wait_interrupt(qts, 25 + d);
+        }
+        for (unsigned d = 0; d < 4; d++) {
+            g_assert_cmpint(qtest_readl(qts, SHMEM + d * SHMEM_SIZE), ==,
+                            10 * round + d);
+        }
+        server_kill(srv[2], SIGKILL);
+        WAIT_UNTIL(!qtest_qom_get_bool(qts, "/machine/peripheral/ivs2",
+                                       "connected"));
+        g_assert_true(qtest_qom_get_bool(qts, "/machine/peripheral/ivs1",
+                                         "connected"));
+    }
+    qtest_quit(qts);
+    for (unsigned d = 0; d < 4; d++) {
+        server_free(srv[d]);
+    }
 }
 
 static void test_two_devices_in_one_place(void)
@@ -3245,7 +3380,7 @@ static void test_snapshot_of_two_devices(void)
     QTestState *qts;
 
     if (make_image(image)) {
-        qts = machine_of_two(first, second, args);
+        qts = machine_of_two(first->path, second->path, args);
         qtest_writel(qts, SHMEM, 0x11111111);
         qtest_writel(qts, SHMEM2, 0x22222222);
         assert_silent(qts, "savevm one");
@@ -3275,7 +3410,8 @@ static void test_migration_of_two_devices(void)
         g_autofree char *args = g_strdup_printf(
             i ? BOTH_MASTERS "-incoming 'exec:cat %s'" : BOTH_MASTERS, file);
 
-        qts[i] = machine_of_two(servers[i][0], servers[i][1], args);
+        qts[i] = machine_of_two(servers[i][0]->path, servers[i][1]->path,
+                                args);
         if (i == 0) {
             qtest_writel(qts[0], SHMEM, 0x11111111);
             qtest_writel(qts[0], SHMEM2, 0x22222222);
@@ -3555,6 +3691,79 @@ static void test_greeting_memory_kind(void)
 }
 
 /* Sealed against shrinking is what a careful server does. */
+/* Memory of huge pages is as long as these are, or a multiple of that. */
+static void test_greeting_memory_huge_pages(void)
+{
+    FakeServer *srv = fake_new();
+    int fd = memfd_create("ivshmem-flat-test", MFD_CLOEXEC | MFD_HUGETLB);
+    QTestState *qts;
+    struct stat st;
+    void *page;
+
+    if (fd < 0) {
+        g_test_skip("the host's kernel has no huge pages");
+        fake_free(srv);
+        return;
+    }
+    fake_own(srv, fd);
+    g_assert_cmpint(fstat(fd, &st), ==, 0);
+    /* There can be no object smaller than such a page. */
+    g_assert_cmpint(ftruncate(fd, qemu_real_host_page_size()), <, 0);
+    g_assert_cmpint(ftruncate(fd, st.st_blksize), ==, 0);
+    page = mmap(NULL, st.st_blksize, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (page == MAP_FAILED) {
+        g_test_skip("no huge page is free (/proc/sys/vm/nr_hugepages)");
+        fake_free(srv);
+        return;
+    }
+    munmap(page, st.st_blksize);
+
+    srv->shm = fd;
+    fake_script_client(srv, OWN_ID);
+    qts = fake_machine(srv);
+    qtest_writel(qts, SHMEM + st.st_blksize - 4, 0x12345678);
+    g_assert_cmphex(qtest_readl(qts, SHMEM + st.st_blksize - 4), ==,
+                    0x12345678);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* The server's socket is all that one must be able to open. */
+static void test_greeting_memory_of_another_user(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *file = g_build_filename(srv->dir, "file", NULL);
+    const char *nobody = "exec setpriv --reuid=65534 --regid=65534 "
+                         "--clear-groups";
+    g_autofree char *try = g_strdup_printf(
+        "%s %s --version >/dev/null 2>&1", nobody,
+        g_getenv("QTEST_QEMU_BINARY"));
+    char *qemu;
+    Output out;
+
+    if (system(try) != 0) {
+        g_test_skip("QEMU cannot be run as another user by this one");
+        fake_free(srv);
+        return;
+    }
+    srv->shm = fake_own(srv, open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    g_assert_cmpint(ftruncate(srv->shm, SHMEM_SIZE), ==, 0);
+    g_assert_cmpint(chmod(srv->dir, 0755), ==, 0);
+    g_assert_cmpint(chmod(srv->path, 0777), ==, 0);
+    fake_script_client(srv, OWN_ID);
+    fake_start(srv);
+    qemu = wrap_qemu(srv, nobody);
+    out = run_qemu("ivshmem_flat_greeting", WIRED_MACHINE " -chardev socket,"
+                   "id=ivshmem,path=%s -trace ivshmem_flat_greeting",
+                   srv->path);
+    unwrap_qemu(qemu);
+    g_assert_nonnull(strstr(out.text, "ivshmem_flat_greeting"));
+    output_free(out);
+    fake_join(srv);
+    unlink(file);
+    fake_free(srv);
+}
+
 static void test_greeting_memory_sealed(void)
 {
     FakeServer *srv = fake_new();
@@ -4213,6 +4422,41 @@ static void test_server_rings_without_end(void)
     }
 }
 
+/*
+ * A semaphore counts down by one for each interrupt, here a million times: the
+ * machine takes them all, and answers its monitor before it has.
+ */
+static void test_server_counts_to_a_million(void)
+{
+    static const char *const iothreads[] = { "", ",iothread=io" };
+    static const uint64_t million = 1000000;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(iothreads); i++) {
+        FakeServer *srv = fake_new();
+        unsigned answers = 0;
+        uint64_t taken = 0;
+        QTestState *qts;
+
+        fake_script_greeting(srv, OWN_ID);
+        fake_script_fd(srv, OWN_ID,
+                       fake_own(srv, eventfd(million, EFD_SEMAPHORE)));
+        qts = fake_machine_with(srv, "-object iothread,id=io " WIRED_MACHINE
+                                "%s", iothreads[i]);
+        while (taken < million) {
+            uint64_t now = get_interrupts(qts, 0);
+
+            g_assert_cmpint(now, >=, taken);
+            taken = now;
+            answers += taken < million;
+        }
+        g_assert_cmpint(taken, ==, million);
+        g_assert_cmpint(answers, >=, 10);
+        wait_interrupt(qts, INPUT);
+        qtest_quit(qts);
+        fake_free(srv);
+    }
+}
+
 /* A server that stops in a message later holds nobody up. */
 static void test_server_stopped_in_a_message(void)
 {
@@ -4273,15 +4517,11 @@ static void test_out_of_fds(void)
 static void test_out_of_fds_at_start(void)
 {
     FakeServer *srv = fake_new();
-    g_autofree char *qemu = g_strdup(g_getenv("QTEST_QEMU_BINARY"));
-    g_autofree char *wrapper = g_build_filename(srv->dir, "qemu-system-arm",
-                                                NULL);
-    g_autofree char *script = g_strdup_printf("#!/bin/sh\nulimit -n 256\n"
-                                              "exec %s \"$@\"\n", qemu);
     g_autofree char *text = NULL;
     unsigned lost, limit, expected;
     int fd = fake_eventfd(srv);
     QTestState *qts;
+    char *qemu;
 
     fake_script_greeting(srv, OWN_ID);
     for (unsigned i = 0; i < 20 * 16; i++) {
@@ -4289,12 +4529,9 @@ static void test_out_of_fds_at_start(void)
     }
     fake_script_fd(srv, OWN_ID, fd);
     /* The hard limit, as QEMU raises the other one to that. */
-    g_assert_true(g_file_set_contents(wrapper, script, -1, NULL));
-    g_assert_cmpint(chmod(wrapper, 0700), ==, 0);
-    g_setenv("QTEST_QEMU_BINARY", wrapper, true);
+    qemu = wrap_qemu(srv, "ulimit -n 256; exec");
     qts = fake_machine_with(srv, WIRED_MACHINE " 2>%s", srv->errors);
-    g_setenv("QTEST_QEMU_BINARY", qemu, true);
-    unlink(wrapper);
+    unwrap_qemu(qemu);
     WAIT_UNTIL(count_errors(srv, "\n"));
     qtest_quit(qts);
 
@@ -4497,17 +4734,20 @@ static void test_reset_in_traffic(void)
     Running r = running_new();
     uint64_t rung_in_traffic;
 
-    for (unsigned i = 0; i < 20; i++) {
+    for (unsigned i = 0; i < 100; i++) {
         interrupt(r.own);
         qtest_writel(r.qts, DOORBELL, doorbell(PEER_ID, 0));
         fake_send_fd(r.srv, 7, r.peer);
         fake_send_gone(r.srv, 7);
+        qtest_writel(r.qts, INTRMASK, 0xffffffff);
         qtest_system_reset(r.qts);
+        g_assert_cmpint(qtest_readl(r.qts, IVPOSITION), ==, OWN_ID);
+        g_assert_cmphex(qtest_readl(r.qts, INTRMASK), ==, 0);
     }
     fake_sync(r.srv, r.qts);
     rung_in_traffic = rung(r.peer); /* some waited together, and became one */
     g_assert_cmpint(rung_in_traffic, >=, 1);
-    g_assert_cmpint(rung_in_traffic, <=, 20);
+    g_assert_cmpint(rung_in_traffic, <=, 100);
     while (rung(r.own)) {
         /* whatever the machine has not taken yet */
     }
@@ -4946,6 +5186,8 @@ int main(int argc, char **argv)
 
     qtest_add_func("/ivshmem-flat/doorbell/to-itself",
                    test_doorbell_to_itself);
+    qtest_add_func("/ivshmem-flat/doorbell/to-itself-on-two-vectors",
+                   test_doorbell_to_itself_on_two_vectors);
     qtest_add_func("/ivshmem-flat/doorbell/between-machines",
                    test_doorbell_between_machines);
     qtest_add_func("/ivshmem-flat/doorbell/moves-the-addressed-eventfd-only",
@@ -5027,6 +5269,9 @@ int main(int argc, char **argv)
                    test_two_devices_on_one_server);
     qtest_add_func("/ivshmem-flat/two-devices/on-two-servers",
                    test_two_devices_on_two_servers);
+    qtest_add_func("/ivshmem-flat/two-devices/alike", test_two_devices_alike);
+    qtest_add_func("/ivshmem-flat/four-devices/on-four-servers",
+                   test_four_devices_on_four_servers);
     qtest_add_func("/ivshmem-flat/two-devices/in-one-place",
                    test_two_devices_in_one_place);
 
@@ -5115,6 +5360,10 @@ int main(int argc, char **argv)
                    test_greeting_without_memory);
     qtest_add_func("/ivshmem-flat/greeting/memory-kind",
                    test_greeting_memory_kind);
+    qtest_add_func("/ivshmem-flat/greeting/memory-huge-pages",
+                   test_greeting_memory_huge_pages);
+    qtest_add_func("/ivshmem-flat/greeting/memory-of-another-user",
+                   test_greeting_memory_of_another_user);
     qtest_add_func("/ivshmem-flat/greeting/memory-sealed",
                    test_greeting_memory_sealed);
     qtest_add_func("/ivshmem-flat/greeting/memory-size",
@@ -5169,6 +5418,8 @@ int main(int argc, char **argv)
                    test_server_stopped_at_start);
     qtest_add_func("/ivshmem-flat/server/rings-without-end",
                    test_server_rings_without_end);
+    qtest_add_func("/ivshmem-flat/server/counts-to-a-million",
+                   test_server_counts_to_a_million);
     qtest_add_func("/ivshmem-flat/server/never-stops",
                    test_server_never_stops);
     qtest_add_func("/ivshmem-flat/server/stopped-in-a-message",
