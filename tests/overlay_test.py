@@ -7,6 +7,7 @@ tools/deps, tools/fetch-qemu, tools/apply, tools/build-qemu. No network needed.
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import hashlib
+import json
 import os
 import re
 import resource
@@ -54,9 +55,8 @@ OVERLAY = {
     'hw/misc/meson.build': "add(files('ivshmem-flat.c'))\n",
     'hw/misc/trace-events': '\n# ivshmem-flat.c\nnew() "new"\n',
     'include/hw/misc/ivshmem-flat.h': 'header\n',
-    'patches/0001-char.patch': '--- a/chardev/char.c\n+++ b/chardev/char.c\n'
-                               '@@ -9,4 +9,5 @@ x\n line 9\n line 10\n'
-                               '+ivshmem\n line 11\n line 12\n',
+    'patches/char.edit': 'Subject: chardev: ring\n\nbecause\n\n'
+                         '--- chardev/char.c\n line 10\n+ivshmem\n',
     'tests/qtest/meson.build': 'at the end\n# behind: anchor\nbehind\n',
 }
 
@@ -187,8 +187,8 @@ class Apply(Case):
         lay(self.overlay, {
             'hw/misc/meson.build': 'other\n',
             'tests/qtest/meson.build': '# behind: first\nbehind first\n',
-            'patches/0001-char.patch':
-                OVERLAY['patches/0001-char.patch'].replace('ivshmem', 'new')})
+            'patches/char.edit':
+                OVERLAY['patches/char.edit'].replace('ivshmem', 'new')})
         (self.overlay / 'hw/arm/board-ivshmem.c').unlink()
         run = self.apply_well()
         self.assertIn('removed  hw/arm/board-ivshmem.c', run.stdout)
@@ -199,32 +199,127 @@ class Apply(Case):
         del expected['hw/arm/board-ivshmem.c']
         self.assertEqual(contents(self.tree), expected)
 
-    def test_patch_already_applied(self):
+    def test_overlay_of_patches_is_replaced(self):
+        """Overlays had unified diffs in the place of .edit files once."""
+        lay(self.tree, {
+            'chardev/char.c': RESULT['chardev/char.c'].replace(
+                'line 5\n', 'line 5\nfive\n').replace(
+                'line 18\n', 'line 18\neighteen\n'),
+            '.ivshmem-flat.json': json.dumps({
+                'files': [], 'fragments': {}, 'patches': {
+                    'patches/0001-char.patch':
+                        'From: me\n\ndiff --git a/chardev/char.c b/chardev/char.c\n'
+                        '--- a/chardev/char.c\n+++ b/chardev/char.c\n'
+                        '@@ -4,4 +4,5 @@ x\n line 4\n line 5\n'
+                        '+five\n line 6\n line 7\n'
+                        '@@ -9,4 +10,5 @@ x\n line 9\n line 10\n'
+                        '+ivshmem\n line 11\n line 12\n'
+                        'diff --git a/hw/gone.c b/hw/gone.c\n'
+                        '--- a/hw/gone.c\n+++ b/hw/gone.c\n'
+                        '@@ -1,1 +1,2 @@\n line\n+ivshmem\n',
+                    'patches/0002-char.patch':
+                        '--- a/chardev/char.c\n+++ b/chardev/char.c\n'
+                        '@@ -18,2 +20,3 @@ x\n line 17\n line 18\n'
+                        '+eighteen\n line 19\n'}})})
+        self.apply_well()
+        self.assertEqual(contents(self.tree), RESULT)
+
+    def test_edit_already_there(self):
         lay(self.tree, {'chardev/char.c': RESULT['chardev/char.c']})
         self.apply_well()
         self.assertEqual(contents(self.tree), RESULT)
 
-    def test_patch_for_one_version(self):
-        """It takes its place among the others, and only in its own QEMU."""
-        def patch(word, before):
-            return (f'--- a/chardev/char.c\n+++ b/chardev/char.c\n'
-                    f'@@ -9,4 +9,5 @@ x\n line 10\n {before}\n'
-                    f'+{word}\n line 11\n line 12\n')
+    def test_edit_leaves_alone_what_the_user_has(self):
+        """A line like ours, but elsewhere, is not ours."""
+        lay(self.tree, {'chardev/char.c': TREE['chardev/char.c'] + 'ivshmem\n'})
+        for _ in range(2):
+            self.apply_well()
+            self.assertEqual(contents(self.tree)['chardev/char.c'],
+                             RESULT['chardev/char.c'] + 'ivshmem\n')
+
+    BLOCKS = ('config A\n    bool\n\n    # more\n    default y\n'
+              'config B\n    bool\n    default y\n'
+              'int f(int a,\n      int b)\n{\n    x;\n    if (x) {\n'
+              '        y;\n    }\n    z;\n}\n'
+              'int g(void)\n{\n    x;\n    z;\n}\n')
+
+    def test_edit_in_a_block(self):
+        lines = self.BLOCKS.splitlines(keepends=True)
+        for anchor, number in (
+                (' config A\n     default y\n', 5),
+                (' config B\n     default y\n', 8),
+                (' int f(int a,\n     x;\n', 12),
+                (' int f(int a,\n     if (x) {\n     }\n', 15),
+                (' int f(int a,\n }\n', 17),
+                (' int g(void)\n     x;\n', 20)):
+            lay(self.overlay, {'patches/b.edit':
+                               f'--- hw/b.c\n{anchor}+one\n+\n+two\n'})
+            lay(self.tree, {'hw/b.c': self.BLOCKS})
+            with self.subTest(anchor):
+                for _ in range(2):
+                    self.apply_well()
+                    self.assertEqual(contents(self.tree)['hw/b.c'], ''.join(
+                        [*lines[:number], 'one\n\ntwo\n', *lines[number:]]))
+                (self.tree / '.ivshmem-flat.json').unlink()
+
+    def test_edit_not_in_the_block(self):
+        lay(self.tree, {'hw/b.c': self.BLOCKS})
+        for anchor, line, times in (
+                (' config A\n     z;\n', '    z;', 0),
+                (' int f(int a,\n int g(void)\n', 'int g(void)', 0),
+                (' int f(int a,\n     if (x) {\n     z;\n', '    z;', 0),
+                (' config A\n     bool\n     default y\n', '    default y', 0),
+                (' bool\n', 'bool', 0),
+                ('     bool\n', '    bool', 2)):
+            lay(self.overlay, {'patches/b.edit': f'--- hw/b.c\n{anchor}+x\n'})
+            with self.subTest(anchor):
+                self.check_refused(self.apply(), snapshot(self.tree), 'hw/b.c',
+                                   f'"{line}" once', f'{times} times')
+
+    def test_edits_with_one_anchor(self):
+        """The later one comes between it and the earlier one."""
+        lay(self.overlay, {'patches/d.edit': '--- chardev/char.c\n line 10\n'
+                                             '+later\n ivshmem\n+last\n'})
+        for _ in range(2):
+            self.apply_well()
+            self.assertEqual(contents(self.tree)['chardev/char.c'],
+                             RESULT['chardev/char.c'].replace(
+                                 'ivshmem\n', 'later\nivshmem\nlast\n'))
+
+    def test_edit_that_is_none(self):
+        for number, text in ((2, '--- chardev/char.c\n+x\n'),
+                             (2, '--- chardev/char.c\nline 10\n'),
+                             (3, '--- chardev/char.c\n line 10\n-x\n')):
+            lay(self.overlay, {'patches/b.edit': text})
+            with self.subTest(text):
+                self.check_refused(self.apply(), snapshot(self.tree),
+                                   f'patches/b.edit:{number}:', '+LINE TO ADD')
+        lay(self.overlay, {'patches/b.edit': '--- chardev/char.c\n line 10\n'})
+        self.check_refused(self.apply(), snapshot(self.tree), 'patches/b.edit',
+                           'chardev/char.c', '"line 10"')
+
+    def test_edit_for_older_versions(self):
+        """It takes the other's place in its own QEMU, and in older ones."""
+        def edit(word):
+            return f'--- chardev/char.c\n ivshmem\n+{word}\n'
         lay(self.overlay, {
-            'patches/10.0/0002-b.patch': patch('ten', 'ivshmem'),
-            'patches/10.2/0002-b.patch': patch('ten two', 'ivshmem'),
-            'patches/0003-c.patch':
-                '--- a/chardev/char.c\n+++ b/chardev/char.c\n'
-                '@@ -20 +20,2 @@\n line 20\n+last\n'})
-        for version, word in (('10.0.13', 'ten'), ('10.2.2', 'ten two'),
-                              ('11.0.0', 'ten two'), ('10.0.14', 'ten')):
+            'patches/d.edit': edit('newest'),
+            'patches/10.2/d.edit': edit('ten two'),
+            'patches/10.0/e.edit': 'QEMU 10.0 needs none.\n',
+            'patches/e.edit': edit('not in ten')})
+        for version, words in (('10.0.13', 'ten two\n'),
+                               ('10.2.2', 'not in ten\nten two\n'),
+                               ('11.0.0', 'not in ten\nnewest\n'),
+                               ('9.2.0', 'ten two\n'),
+                               ('x', 'not in ten\nnewest\n'),
+                               ('10.0.14', 'ten two\n')):
             with self.subTest(version):
                 lay(self.tree, {'VERSION': version + '\n'})
                 self.apply_well('--any-version')
                 self.assertEqual(
                     contents(self.tree)['chardev/char.c'],
                     RESULT['chardev/char.c'].replace(
-                        'ivshmem\n', f'ivshmem\n{word}\n') + 'last\n')
+                        'ivshmem\n', f'ivshmem\n{words}'))
 
     def test_keeps_modes(self):
         (self.tree / 'chardev/char.c').chmod(0o600)
@@ -269,16 +364,18 @@ class Apply(Case):
         (self.tree / 'hw/misc/Kconfig').unlink()
         self.check_refused(self.apply(), snapshot(self.tree), 'hw/misc/Kconfig')
 
-    def test_failing_hunk(self):
-        lay(self.tree, {'chardev/char.c': TREE['chardev/char.c'].replace(
-            'line 11', 'line 11 of another version')})
-        self.check_refused(self.apply(), snapshot(self.tree),
-                           'patches/0001-char.patch', 'chardev/char.c')
+    def test_edit_to_another_line(self):
+        for text, times in (('line 10 of another version', 0),
+                            ('line 10\nline 10', 2)):
+            lay(self.tree, {'chardev/char.c': TREE['chardev/char.c'].replace(
+                'line 10', text)})
+            self.check_refused(self.apply(), snapshot(self.tree),
+                               'chardev/char.c', '"line 10"', f'{times} times')
 
-    def test_patch_to_missing_file(self):
+    def test_edit_to_missing_file(self):
         (self.tree / 'chardev/char.c').unlink()
         self.check_refused(self.apply(), snapshot(self.tree),
-                           'patches/0001-char.patch', 'chardev/char.c')
+                           'chardev/char.c', 'no such file')
 
     def test_file_in_the_way(self):
         lay(self.tree, {'hw/arm/board-ivshmem.c': "the user's own\n"})

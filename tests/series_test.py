@@ -30,7 +30,7 @@ include/hw/misc/*
 hw/arm/board-ivshmem.c
     hw/arm: add a board
 
-*.patch
+*.edit
 
 tests/qtest/meson.build
 docs/*
@@ -44,10 +44,6 @@ SMALL = {
                               'Frontend Data *Datas\n',
     COMPAT: '#if OLD\n#define Frontend Backend\n#define Data void\n'
             '#else\n#define Data const void\n#endif\n',
-    'patches/0001-char.patch':
-        'Subject: [PATCH] chardev: ring\n\nbecause\n\n'
-        'diff --git a/chardev/char.c b/chardev/char.c\n' +
-        OVERLAY['patches/0001-char.patch'],
     'patches/cover-letter': '# comment\nA subject\n\nA text.\n',
     'patches/series': SERIES,
 }
@@ -179,6 +175,14 @@ class Series(Case):
         (self.dir / 'overlay/hw/arm/board-ivshmem.c').unlink()
         self.check_one_line(self.patches(), 'hw/arm/board-ivshmem.c')
 
+    def test_an_edit_without_a_message(self):
+        for text in ('Subject: x\n\n--- chardev/char.c\n line 1\n+x\n',
+                     '--- chardev/char.c\n line 1\n+x\n'):
+            lay(self.dir / 'overlay', {'patches/b.edit': text})
+            with self.subTest(text):
+                self.check_one_line(self.patches(), 'patches/b.edit',
+                                    'expected "Subject: ..."')
+
     def test_a_file_that_maintainers_lack(self):
         lay(self.dir / 'overlay', {'MAINTAINERS': SMALL['MAINTAINERS'] +
                                    'F: hw/nothing.c\n'})
@@ -207,7 +211,8 @@ class Overlay(unittest.TestCase):
         for version in patches.apply.KNOWN:
             with self.subTest(version):
                 overlay = patches.apply.read_overlay(f'{version}.0')
-                for step in patches.expand(series, overlay):
+                edits = patches.apply.edits_for(f'{version}.0')
+                for step in patches.expand(series, overlay, edits):
                     self.assertRegex(step.message, r'^[^\n]{1,76}\n\n.')
 
     def test_diagram_is_what_its_source_says(self):

@@ -35,13 +35,12 @@ class Style(unittest.TestCase):
 
     def test_licence_lines(self):
         missing = [str(path) for path, text in our_files()
-                   if path.name not in NO_LICENCE_LINE and path.suffix != '.patch'
+                   if path.name not in NO_LICENCE_LINE and path.suffix != '.edit'
                    and 'SPDX-License-Identifier: GPL-2.0-or-later' not in text]
         self.assertEqual(missing, [])
 
     def test_white_space(self):
         bad = [f'{path}:{number}' for path, text in our_files()
-               if path.suffix != '.patch'
                for number, line in enumerate(text.split('\n'), 1)
                if line != line.rstrip() or
                '\t' in line and path.suffix in ('.c', '.h', '.py', '')
