@@ -304,15 +304,15 @@ class Apply(Case):
             return f'--- chardev/char.c\n ivshmem\n+{word}\n'
         lay(self.overlay, {
             'patches/d.edit': edit('newest'),
-            'patches/10.2/d.edit': edit('ten two'),
+            'patches/11.0/d.edit': edit('older'),
             'patches/10.0/e.edit': 'QEMU 10.0 needs none.\n',
             'patches/e.edit': edit('not in ten')})
-        for version, words in (('10.0.13', 'ten two\n'),
-                               ('10.2.2', 'not in ten\nten two\n'),
-                               ('11.0.0', 'not in ten\nnewest\n'),
-                               ('9.2.0', 'ten two\n'),
+        for version, words in (('10.0.13', 'older\n'),
+                               ('10.2.2', 'not in ten\nolder\n'),
+                               ('11.1.0', 'not in ten\nnewest\n'),
+                               ('9.2.0', 'older\n'),
                                ('x', 'not in ten\nnewest\n'),
-                               ('10.0.14', 'ten two\n')):
+                               ('10.0.14', 'older\n')):
             with self.subTest(version):
                 lay(self.tree, {'VERSION': version + '\n'})
                 self.apply_well('--any-version')
@@ -320,6 +320,36 @@ class Apply(Case):
                     contents(self.tree)['chardev/char.c'],
                     RESULT['chardev/char.c'].replace(
                         'ivshmem\n', f'ivshmem\n{words}'))
+
+    def test_header_that_has_moved(self):
+        """Where the tree has it, by the name that it has there"""
+        ours = ('#include "hw/core/irq.h"\n#include "hw/core/cpu.h"\n'
+                '#include "qemu/aio.h"\n#include "hw/core/none.h"\n')
+        lay(self.overlay, {
+            'hw/misc/ivshmem-flat.c': ours,
+            'patches/char.edit': '--- chardev/char.c\n'
+                                 ' #include "hw/core/irq.h"\n'
+                                 '+#include "hw/core/boards.h"\n'})
+        former = {'hw/core/irq.h': 'hw/irq.h', 'qemu/aio.h': 'block/aio.h',
+                  'hw/core/boards.h': 'hw/boards.h'}
+        for names in (former, {new: new for new in former}):
+            shutil.rmtree(self.tree)
+            lay(self.tree, TREE | {
+                f'include/{name}': '' for name in
+                ('hw/core/cpu.h', 'hw/cpu.h', *names.values())} | {
+                'chardev/char.c': f'#include "{names["hw/core/irq.h"]}"\n'})
+            with self.subTest(names):
+                for _ in range(2):
+                    self.apply_well()
+                    there = contents(self.tree)
+                    expected = ours
+                    for new, name in names.items():
+                        expected = expected.replace(new, name)
+                    self.assertEqual(there['hw/misc/ivshmem-flat.c'], expected)
+                    self.assertEqual(
+                        there['chardev/char.c'],
+                        f'#include "{names["hw/core/irq.h"]}"\n'
+                        f'#include "{names["hw/core/boards.h"]}"\n')
 
     def test_keeps_modes(self):
         (self.tree / 'chardev/char.c').chmod(0o600)
@@ -330,11 +360,13 @@ class Apply(Case):
             self.assertEqual((self.tree / name).stat().st_mode & 0o777, mode)
 
     def test_unknown_version_refused(self):
-        for version in ('9.2.4', '10.1.2', '10.20.1', '10.2.50', '10.0', 'x'):
+        for version in ('9.2.4', '10.1.2', '10.20.1', '10.2.50', '11.1.50',
+                        '10.0', 'x'):
             with self.subTest(version):
                 lay(self.tree, {'VERSION': version + '\n'})
                 self.check_refused(self.apply(), snapshot(self.tree),
-                                   f'QEMU {version},', '10.0.x or 10.2.x')
+                                   f'QEMU {version},',
+                                   '10.0.x or 10.2.x or 11.1.x')
 
     def test_unknown_version_on_request(self):
         lay(self.tree, {'VERSION': '11.0.0\n'})

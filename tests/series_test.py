@@ -41,9 +41,11 @@ SMALL = {
     'MAINTAINERS': '# behind: before\n\nivshmem-flat\nM: us\n'
                    'F: hw/arm/board*.c\nF: hw/misc/ivshmem-flat.c\n',
     'hw/misc/ivshmem-flat.c': '#include "hw/misc/ivshmem-flat-compat.h"\n'
-                              'Frontend Data *Datas\n',
+                              'Frontend Data *Datas\nLAST(cpu)\n',
     COMPAT: '#if OLD\n#define Frontend Backend\n#define Data void\n'
-            '#else\n#define Data const void\n#endif\n',
+            '#else\n#define Data const void\n#endif\n'
+            '#if OLD\n#define LAST(c) ((c)->n - 1)\n'
+            '#else\n#define LAST(c) ((c)->last)\n#endif\n',
     'patches/cover-letter': '# comment\nA subject\n\nA text.\n',
     'patches/series': SERIES,
 }
@@ -137,11 +139,11 @@ class Series(Case):
                       cover)
 
     def test_newest_qemu_needs_no_compat_header(self):
-        lay(self.tree, {'VERSION': '10.2.2\n'})
+        lay(self.tree, {'VERSION': '11.1.0\n'})
         self.take(self.write())
         self.assertFalse((self.tree / COMPAT).exists())
         self.assertEqual((self.tree / 'hw/misc/ivshmem-flat.c').read_text(),
-                         'Frontend const void *Datas\n')
+                         'Frontend const void *Datas\ncpu->last\n')
 
     def test_tree_without_the_older_device(self):
         lay(self.tree, {**RESTORED, 'VERSION': '11.0.0\n'})
@@ -210,7 +212,8 @@ class Overlay(unittest.TestCase):
         series = patches.read_series((ROOT / 'patches/series').read_text())
         for version in patches.apply.KNOWN:
             with self.subTest(version):
-                overlay = patches.apply.read_overlay(f'{version}.0')
+                overlay = patches.apply.read_overlay(
+                    patches.apply.Tree(ROOT), f'{version}.0')
                 edits = patches.apply.edits_for(f'{version}.0')
                 for step in patches.expand(series, overlay, edits):
                     self.assertRegex(step.message, r'^[^\n]{1,76}\n\n.')

@@ -22,9 +22,9 @@
 #include "qemu/osdep.h"
 #include "qemu/error-report.h"
 #include "qapi/error.h"
-#include "hw/boards.h"
+#include "hw/core/boards.h"
+#include "hw/core/qdev-properties.h"
 #include "hw/misc/ivshmem-flat.h"
-#include "hw/qdev-properties.h"
 #include "qom/object.h"
 
 #define IVSHMEM_IOMEM 0x50000000

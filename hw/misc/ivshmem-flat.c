@@ -44,13 +44,13 @@
 #include "qapi/visitor.h"
 #include "chardev/char-socket.h"
 #include "hw/core/cpu.h"
-#include "hw/irq.h"
+#include "hw/core/irq.h"
+#include "hw/core/platform-bus.h"
+#include "hw/core/qdev-properties.h"
+#include "hw/core/qdev-properties-system.h"
+#include "hw/core/registerfields.h"
 #include "hw/misc/ivshmem-flat.h"
 #include "hw/misc/unimp.h"
-#include "hw/platform-bus.h"
-#include "hw/qdev-properties.h"
-#include "hw/qdev-properties-system.h"
-#include "hw/registerfields.h"
 #include "io/task.h"
 #include "migration/blocker.h"
 #include "migration/misc.h"
@@ -538,7 +538,7 @@ static bool ivshmem_flat_check_range(IvshmemFlat *s, const char *property,
         return false;
     }
     CPU_FOREACH(cpu) {
-        for (int i = 0; i < cpu->num_ases; i++) {
+        for (int i = 0; i <= IVSHMEM_FLAT_LAST_AS(cpu); i++) {
             AddressSpace *as = cpu_get_address_space(cpu, i);
 
             if (as && !ivshmem_flat_check_free(s, as, property, addr, size,

@@ -3,7 +3,8 @@
  *
  * The device, its board and its tests are written for the newest QEMU. This
  * is the only file that asks for QEMU's version: dropping an old QEMU deletes
- * lines here and nowhere else.
+ * lines here and nowhere else. But for headers that have moved: tools/apply
+ * has them included by their former names.
  *
  * Copyright (c) 2026 The ivshmem-flat authors
  *
@@ -35,6 +36,17 @@
 #else
 
 #define IvshmemFlatClassData const void
+
+#endif
+
+#if QEMU_VERSION_MAJOR < 11
+
+/* A CPU knew the number of its address spaces; now its class, the last one. */
+#define IVSHMEM_FLAT_LAST_AS(cpu) ((cpu)->num_ases - 1)
+
+#else
+
+#define IVSHMEM_FLAT_LAST_AS(cpu) ((cpu)->cc->max_as)
 
 #endif
 

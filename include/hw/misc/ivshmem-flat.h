@@ -40,9 +40,9 @@
 #ifndef HW_MISC_IVSHMEM_FLAT_H
 #define HW_MISC_IVSHMEM_FLAT_H
 
-#include "hw/sysbus.h"
+#include "hw/core/sysbus.h"
 #include "hw/misc/ivshmem-flat-compat.h"
-#include "block/aio.h"
+#include "qemu/aio.h"
 #include "chardev/char-fe.h"
 #include "qemu/notify.h"
 #include "qemu/timer.h"
