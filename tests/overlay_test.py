@@ -619,9 +619,27 @@ class Tools(Case):
                             'expected what make patches writes')
 
     def test_check_qemu_with_a_tree_of_the_user(self):
-        self.set['QEMU_SRC'] = '/some/qemu'
-        self.check_one_line(self.tool('check-qemu'), '/some/qemu',
-                            'expected QEMU=10.0 or 10.2')
+        tree = self.dir / 'tree'
+        self.set['QEMU_SRC'] = str(tree)
+        self.check_one_line(self.tool('check-qemu'), str(tree),
+                            'no QEMU source tree')
+        lay(tree, {'VERSION': '11.1.0\n', '.ivshmem-flat.json': '{}'})
+        self.check_one_line(self.tool('check-qemu'), str(tree),
+                            'expected a tree without it')
+
+    def test_check_qemu_builds_a_copy_of_the_users_tree(self):
+        tree = self.dir / 'tree'
+        lay(tree, {'VERSION': '11.1.0\n'})
+        before = snapshot(tree)
+        lay(self.dir / 'tools', {'build-qemu':
+            '#!/bin/bash\necho "$QEMU_SRC" "$(<"$QEMU_SRC/VERSION")"\n'
+            'touch "$QEMU_SRC/overlay"; exit 1\n'})
+        self.set['QEMU_SRC'] = str(tree)
+        run = self.tool('check-qemu', 'gates')
+        self.assertEqual(run.stdout.split(),
+                         [f'{self.dir}/build/own-gates/src', '11.1.0'])
+        self.check_one_line(run, 'QEMU own does not build')
+        self.assertEqual(snapshot(tree), before)
 
     def test_build_without_room(self):
         self.stand_in('df', 'echo Avail; echo 17')
