@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-# QEMU=10.0|10.2: which of Debian's QEMUs
+# QEMU=10.0|10.2|11.1: which of Debian's QEMUs
 QEMU ?= 10.0
 # QEMU_SRC=DIR: a QEMU source tree that you have, instead
 QEMU_SRC ?=
@@ -33,7 +33,7 @@ help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | \
 		while read -r target text; do \
 			printf '  make %-12s %s\n' "$$target" "$$text"; done
-	@echo 'With QEMU=10.2, or QEMU_SRC=DIR for a tree of yours; else QEMU 10.0.'
+	@echo 'With QEMU=11.1, or QEMU_SRC=DIR for a tree of yours; else QEMU 10.0.'
 
 demo: qemu firmware ## build what is missing, run two machines that ring each other
 	@tools/demo
@@ -50,13 +50,13 @@ check: ## build what is missing, run all tests, also with sanitizers
 	@tools/deps qemu firmware linux bench check sanitize
 	@tests/run $(notdir $(BUILD)) $(if $(FLAVOUR),,$(notdir $(BUILD))-sanitize)
 
-check-ci: ## the same with each QEMU version, as .ci/run does
+check-ci: ## the same with each QEMU that is to be had, as .ci/run does
 	@tools/deps qemu firmware linux bench check sanitize
-	@tests/run 10.0 10.2-arm 10.0-sanitize
+	@tests/run 10.0 10.2-arm 11.1-arm 10.0-sanitize
 
 # demo-virt leaves a Linux machine that the tests use, too
 check-all: ## the same, and what takes longer
-check-all: demo-virt check-all-10.0 check-all-10.2 check-thread
+check-all: demo-virt check-all-10.0 check-all-10.2 check-thread check-all-11.1
 
 check-all-%:
 	@$(MAKE) QEMU=$* check check-series check-qemu docs

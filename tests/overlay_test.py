@@ -521,7 +521,7 @@ class Tools(Case):
 
     def test_fetch_unknown_version(self):
         self.check_one_line(self.tool('fetch-qemu', '9.2', self.dir / 'src'),
-                            'QEMU=9.2', '10.0 or 10.2')
+                            'QEMU=9.2', '10.0, 10.2 or 11.1')
 
     def test_fetch_without_network(self):
         self.check_one_line(self.tool('fetch-qemu', '10.0', self.dir / 'src'),
@@ -548,6 +548,47 @@ class Tools(Case):
         self.check_one_line(self.tool('fetch-qemu', '10.2', self.dir / 'src'),
                             'Could not resolve the mirror')
         self.assertIn('qemu_10.0.dsc', contents(self.files))
+
+    def archive(self, *script):
+        """An apt whose index may name what its mirror does not have"""
+        self.stand_in('apt-get', f'''
+            suite=$(sed -n 's/.* \\([^ ]*\\) main$/\\1/p' "{self.dir}"/cache/*/apt-*/sources.list)
+            case $* in
+            indextargets*) echo "bookworm main mirror:/debian" ;;
+            *update) ;;
+            {chr(10).join(script)}
+            esac''')
+
+    def uris(self, version):
+        name = f'qemu_{version}.dsc'
+        digest = hashlib.sha256(b'11.1.3\n').hexdigest()
+        return f"""echo "'mirror:/{name}' {name} 7 SHA256:{digest}" ;;"""
+
+    def test_fetch_what_a_mirror_lacks(self):
+        self.archive('*--print-uris*) ' + self.uris('11.1.3'),
+                     '*) echo "E: Failed to fetch x  404  Not Found"; exit 100 ;;')
+        run = self.tool('fetch-qemu', '11.1', self.dir / 'src')
+        self.assertEqual(run.returncode, 3, run.stdout + run.stderr)
+        self.assertRegex(run.stderr, r"^fetch-qemu: .* QEMU 11\.1\.x .*"
+                         r"trixie-backports \(its index names files that the "
+                         r"mirror does not have\), sid \(.*\); "
+                         r"give .* QEMU_SRC=DIR\n$")
+        self.assertFalse((self.dir / 'src').exists())
+
+    def test_fetch_from_the_suite_that_has_it(self):
+        self.archive('*--print-uris*) [[ $suite == sid ]] && ' +
+                     self.uris('11.1.3').replace(';;', '||') +
+                     self.uris('11.2.0'),
+                     '*) echo 11.1.3 >qemu_11.1.3.dsc ;;')
+        run = self.tool('fetch-qemu', '11.1', self.dir / 'src')
+        self.assertEqual(run.returncode, 0, run.stdout + run.stderr)
+        self.assertEqual(contents(self.dir / 'src'), {'VERSION': '11.1.3\n'})
+
+    def test_fetch_of_a_version_that_is_no_more(self):
+        self.archive('*--print-uris*) ' + self.uris('11.2.0'), '*) exit 1 ;;')
+        run = self.tool('fetch-qemu', '11.1', self.dir / 'src')
+        self.assertEqual(run.returncode, 3, run.stdout + run.stderr)
+        self.assertIn('sid (it has another version)', run.stderr)
 
     def test_fetch_once(self):
         lay(self.dir / 'src', {'VERSION': 'mine\n'})
