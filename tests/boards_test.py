@@ -31,8 +31,9 @@ CONTROLLERS = {
     'virt, riscv32': PLIC,
     'virt, riscv64': PLIC,
 }           # all others have an NVIC
-# machines that QEMU 10.0 lacks
-NOT_IN_10_0 = {'max78000fthr', 'ast2700fc'}
+# the QEMU since which there are machines that the oldest lacks
+SINCE = {'max78000fthr': (10, 2), 'ast1040-evb': (11, 1),
+         'ast1060-evb': (11, 1)}
 
 Board = namedtuple('Board', 'name target machine core registers memory input')
 
@@ -74,8 +75,7 @@ class Boards(MachineTest):
     def check(self, board):
         program = self.program(board.target)
         if board.machine not in machines(program):
-            self.assertIn(board.machine, NOT_IN_10_0)
-            self.assertIn('version 10.0.', version(program))
+            self.assertLess(version(program), SINCE.get(board.machine, (0, 0)))
             self.skipTest('this QEMU has no such machine')
         self.assertEqual(board.registers % WINDOW, 0)
         self.assertEqual(board.memory % SIZE, 0)
@@ -127,8 +127,9 @@ for _board in boards():
 
 @functools.cache
 def version(program):
-    return subprocess.run([program, '--version'], text=True, check=True,
+    said = subprocess.run([program, '--version'], text=True, check=True,
                           stdout=subprocess.PIPE, timeout=DEADLINE).stdout
+    return tuple(map(int, re.search(r'version (\d+)\.(\d+)', said).groups()))
 
 
 @functools.cache
