@@ -483,6 +483,9 @@ class RealTree(Case):
     def test_10_2(self):
         self.check('10.2')
 
+    def test_11_1(self):
+        self.check('11.1')
+
 
 class Tools(Case):
     """The shell tools with stand-ins for Debian's programs"""
