@@ -15,12 +15,14 @@ import json
 import re
 import subprocess
 import tempfile
+import time
 import unittest
 from collections import namedtuple
 from pathlib import Path
 
 from lab_case import BIN, ROOT
-from machine import DEADLINE, NVIC, PLIC, SIZE, WINDOW, MachineTest, gic
+from machine import (DEADLINE, NVIC, PLIC, SIZE, WINDOW, MachineTest, gic,
+                     version)
 
 PAGE = ROOT / 'docs/system/devices/ivshmem-flat.rst'
 CONTROLLERS = {
@@ -120,16 +122,51 @@ class Boards(MachineTest):
                     self.assertIn('dynamic sysbus', run.stderr)
 
 
+class WaitForEvent(MachineTest):
+    """A core that waits with WFE, of which the page's section "Interrupt" says
+    what wakes it"""
+
+    RAM, HANDLER, CODE = 0x20000000, 0x100, 0x102
+    PROGRAM = (0x4770,                              # handler: bx lr
+               0x22e0, 0x0612, 0x23e1, 0x021b,      # r2 = 0xe000e100
+               0x18d2, 0x2301, 0x041b, 0x6013,      # enable input 16 in it
+               0x2120, 0x0609,                      # r1 = RAM
+               0x6808, 0x3001, 0x6008, 0xbf20,      # loop: (*r1)++; wfe
+               0xe7fa)                              # b loop
+
+    def test_interrupt_ends_it(self):
+        program = self.program('arm')
+        self.start(program, 'mps2-an385',
+                   ',x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[16],'
+                   'x-bus-address-iomem=0x50000000,'
+                   'x-bus-address-shmem=0x70000000')
+        qtest = self.qtest
+        for address, word in ((0, self.RAM + 0x1000), (4, self.CODE | 1),
+                              (4 * (16 + 16), self.HANDLER | 1)):
+            qtest.write(address, word)
+        for i in range(0, len(self.PROGRAM), 2):
+            low, high = self.PROGRAM[i:i + 2]
+            qtest.write(self.HANDLER + 2 * i, high << 16 | low)
+        self.monitor.execute('system_reset')
+        self.monitor.execute('cont')
+
+        def sleeps():
+            """It has run, and does not now. Before 11.0, WFE did not wait."""
+            before = qtest.read(self.RAM)
+            time.sleep(0.05)
+            return before and (qtest.read(self.RAM) == before or
+                               version(program) < (11, 0))
+        for _ in range(10):
+            self.wait_until(sleeps, 'the core to sleep')
+            before = qtest.read(self.RAM)
+            self.peer.ring(1, 0)
+            self.wait_until(lambda before=before:
+                            qtest.read(self.RAM) > before, 'it to wake up')
+
+
 for _board in boards():
     setattr(Boards, 'test_' + re.sub(r'\W+', '_', _board.name),
             lambda self, board=_board: self.check(board))
-
-
-@functools.cache
-def version(program):
-    said = subprocess.run([program, '--version'], text=True, check=True,
-                          stdout=subprocess.PIPE, timeout=DEADLINE).stdout
-    return tuple(map(int, re.search(r'version (\d+)\.(\d+)', said).groups()))
 
 
 @functools.cache

@@ -7,9 +7,12 @@ CPUs do not run: the tests speak QEMU's qtest protocol in their place.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import functools
 import json
 import os
+import re
 import struct
+import subprocess
 import tempfile
 from collections import namedtuple
 
@@ -28,6 +31,14 @@ INTRMASK, IVPOSITION, DOORBELL = 0x00, 0x08, 0x0c
 Controller = namedtuple('Controller', 'pending first revision')
 NVIC = Controller(0xe000e200, 0, 1)
 PLIC = Controller(0x0c001000, 0, 1)
+
+
+@functools.cache
+def version(program):
+    """Of which QEMU it is: (10, 2)"""
+    said = subprocess.run([program, '--version'], text=True, check=True,
+                          stdout=subprocess.PIPE, timeout=DEADLINE).stdout
+    return tuple(map(int, re.search(r'version (\d+)\.(\d+)', said).groups()))
 
 
 def gic(distributor):
