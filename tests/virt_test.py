@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lab_case import BIN, ROOT
 from machine import (DEADLINE, PLIC, SIZE, WINDOW, Controller, MachineTest,
-                     gic)
+                     gic, version)
 
 BINDING = ROOT / 'docs/specs/qemu,ivshmem-flat.yaml'
 GICD = 0x08000000
@@ -72,21 +72,21 @@ def cells(data):
 
 class VirtTest(MachineTest):
 
-    def dump(self, machine, *devices):
+    def dump(self, machine, *devices, target=None, options=()):
         """Returns the file with a machine's device tree."""
-        program = self.program(MACHINES[machine][0])
+        program = self.program(target or MACHINES[machine][0])
         file = Path(self.enterContext(tempfile.TemporaryDirectory(
             prefix='ivshmem-test-')), 'tree.dtb')
         run = subprocess.run(
-            self.arguments(program, f'{machine},dumpdtb={file}', devices),
-            text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            self.arguments(program, f'{machine},dumpdtb={file}', devices) +
+            [*options], text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, timeout=DEADLINE, check=False)
         self.assertEqual(run.returncode, 0, run.stdout)
         return file
 
-    def nodes(self, machine, *devices):
+    def nodes(self, machine, *devices, **kwargs):
         """The nodes of ivshmem-flat: {path: properties}"""
-        tree = parse_tree(self.dump(machine, *devices).read_bytes())
+        tree = parse_tree(self.dump(machine, *devices, **kwargs).read_bytes())
         return {path: node for path, node in tree.items()
                 if b'qemu,ivshmem-flat' in node.get('compatible', b'')}
 
@@ -128,6 +128,15 @@ class Nodes(VirtTest):
                     [sum((specify(number, EDGE)
                           for number in range(start, start + 4)), [])
                      for start in (first, first + 4)])
+
+    def test_gicv5(self):
+        """It numbers the types of interrupts in its own way."""
+        if version(self.program('aarch64')) < (11, 1):
+            self.skipTest('this QEMU has no GICv5')
+        node, = self.nodes('virt,gic-version=x-5', ',vectors=2',
+                           target='aarch64', options=('-cpu', 'max')).values()
+        self.assertEqual(cells(node['interrupts']),
+                         [3, 112, EDGE, 3, 113, EDGE])
 
     def test_interrupt_parent(self):
         """Interrupts are specified for whom the bus names."""
