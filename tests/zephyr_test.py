@@ -269,6 +269,47 @@ class Descriptions(unittest.TestCase):
                             for known in boards), board)
 
 
+class Documentation(unittest.TestCase):
+    """docs/zephyr.md names what there is, and all of it."""
+
+    def setUp(self):
+        self.text = (ROOT / 'docs/zephyr.md').read_text()
+
+    def test_paths(self):
+        for path in re.findall(r'\b(?:zephyr/(?:samples/[a-z]+_|snippets/)|'
+                               r'docs/|tools/|ivshmem-flat/zephyr/)[\w/.-]+\w',
+                               self.text):
+            with self.subTest(path):
+                self.assertTrue((ROOT / path.removeprefix('ivshmem-flat/'))
+                                .exists())
+
+    def test_snippets_samples_and_boards(self):
+        for path in [*MODULE.glob('snippets/*'), *MODULE.glob('samples/*')]:
+            with self.subTest(path.name):
+                self.assertRegex(self.text, rf'\b{path.name}\b')
+        for name, machine in Boards.BOARDS.items():
+            overlay = (SNIPPET / f'boards/{name}.overlay').read_text()
+            registers, shmem = re.findall(r'(0x\w+) (?:0x100>|IVSHMEM)',
+                                          overlay)[:2]
+            cells, = re.findall(r'interrupts = (.*);', overlay)
+            inputs = ', '.join(re.findall(r'<(\d+) ', cells))
+            with self.subTest(name):
+                self.assertRegex(
+                    self.text, rf'\| {machine} \| {registers} \| {shmem} '
+                               rf'\| {inputs} \|')
+
+    def test_options(self):
+        kconfig = (MODULE / 'Kconfig').read_text()
+        for name in re.findall(r'CONFIG_(\w*IVSHMEM_FLAT\w*)', self.text):
+            self.assertRegex(kconfig, rf'(?m)^config {name}$')
+        for name in re.findall(r'\b(IVSHMEM_FLAT_(?:SHMEM|REGISTERS)\w+)\(',
+                               self.text):
+            self.assertIn(f'#define {name}(', (
+                MODULE / 'include/ivshmem_flat/ivshmem_flat.h').read_text())
+        self.assertIn('zephyr_get(IVSHMEM_FLAT_SOCKET)',
+                      (MODULE / 'qemu.cmake').read_text())
+
+
 class Boards(unittest.TestCase):
     """The overlays of the boards, compared with the device's page.
 
