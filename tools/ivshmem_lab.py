@@ -50,10 +50,11 @@ class Program:
 
     name    what its lines are marked with
     lines   the complete lines that it printed, without their ends
+    prompt  what it has printed since, in bytes
     status  None while it runs; then as subprocess.Popen.returncode
     """
 
-    def __init__(self, name, argv):
+    def __init__(self, name, argv, interactive=False):
         parent = os.getpid()
 
         def before_exec():
@@ -66,12 +67,13 @@ class Program:
         self.name = name
         self.lines = []
         self.status = None
-        self._rest = b''
+        self.prompt = b''
         # In a session of its own, the terminal's Ctrl-C is for the lab alone.
         self._popen = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True,
-            preexec_fn=before_exec)
+            argv, bufsize=0,
+            stdin=subprocess.PIPE if interactive else subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True, preexec_fn=before_exec)
         self.output = self._popen.stdout
         self.pid = self._popen.pid
 
@@ -90,14 +92,21 @@ class Program:
     def read(self):
         """Take what it has printed; return the lines that this completes."""
         data = os.read(self.output.fileno(), 65536)
-        *lines, self._rest = (self._rest + data).split(b'\n')
+        *lines, self.prompt = (self.prompt + data).split(b'\n')
         if not data:
             # The last descriptor is closed: it has ended, or is about to.
             self.status = self._popen.wait()
-            lines, self._rest = [self._rest] if self._rest else [], b''
+            lines, self.prompt = [self.prompt] if self.prompt else [], b''
         lines = [line.decode(errors='replace').rstrip('\r') for line in lines]
         self.lines += lines
         return lines
+
+    def type(self, data):
+        """Have it read these few bytes, if it was started as interactive."""
+        try:
+            self._popen.stdin.write(data)
+        except BrokenPipeError:
+            pass        # Lab.wait() will see that it has ended
 
     def kill(self):
         """Have it ended at once; Lab.wait() will see that it has."""
@@ -108,6 +117,8 @@ class Program:
         self._popen.kill()
         self.status = self._popen.wait()
         self.output.close()
+        if self._popen.stdin:
+            self._popen.stdin.close()
 
 
 class Lab:
@@ -154,11 +165,14 @@ class Lab:
         self._wakeup.close()
         self._write_end.close()
 
-    def start(self, name, argv):
-        """Start a program; return its Program."""
+    def start(self, name, argv, interactive=False):
+        """Start a program; return its Program.
+
+        interactive  it reads what Program.type() is given, else nothing
+        """
         argv = [str(arg) for arg in argv]
         try:
-            program = Program(name, argv)
+            program = Program(name, argv, interactive)
         except OSError as error:
             raise LabError(f'cannot start {argv[0]}: {error.strerror}') \
                 from error
