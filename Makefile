@@ -32,7 +32,7 @@ MAKEFLAGS += --no-print-directory
 help: ## list what make can do
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' $(MAKEFILE_LIST) | \
 		while read -r target text; do \
-			printf '  make %-12s %s\n' "$$target" "$$text"; done
+			printf '  make %-16s %s\n' "$$target" "$$text"; done
 	@echo 'With QEMU=11.1, or QEMU_SRC=DIR for a tree of yours; else QEMU 10.0.'
 
 demo: qemu firmware ## build what is missing, run two machines that ring each other
@@ -46,12 +46,16 @@ demo-virt: qemu firmware ## Linux without PCI: ivshmem-flat on virt's platform b
 	@tools/build-linux uio
 	@tools/demo-linux --act virt
 
+demo-micropython: qemu ## MicroPython shares memory with Python on the host
+	@tools/deps micropython
+	@tools/demo-micropython
+
 check: ## build what is missing, run all tests, also with sanitizers
-	@tools/deps qemu firmware linux bench check sanitize
+	@tools/deps qemu firmware linux micropython bench check sanitize
 	@tests/run $(notdir $(BUILD)) $(if $(FLAVOUR),,$(notdir $(BUILD))-sanitize)
 
 check-ci: ## the same with each QEMU that is to be had, as .ci/run does
-	@tools/deps qemu firmware linux bench check sanitize
+	@tools/deps qemu firmware linux micropython bench check sanitize
 	@tests/run 10.0 10.2-arm 11.1-arm 10.0-sanitize
 
 # demo-virt leaves a Linux machine that the tests use, too
@@ -83,7 +87,7 @@ fuzz: ## run both fuzzers, each for SECONDS=60
 	@tools/fuzz --seconds=$(SECONDS)
 
 deps: ## install the Debian packages that are missing
-	@tools/deps qemu firmware linux bench check
+	@tools/deps qemu firmware linux micropython bench check
 
 qemu: ## fetch QEMU, lay the overlay over it, build it
 	@tools/deps qemu $(if $(filter clang sanitize thread,$(FLAVOUR)),sanitize)
@@ -125,6 +129,6 @@ docs: ## build QEMU's documentation, warnings are errors; see build/docs
 clean: ## remove all that was built, but not what was downloaded
 	rm -rf build
 
-.PHONY: help demo demo-linux demo-virt check check-ci check-all check-thread \
-	 stress bench coverage fuzz deps qemu firmware linux apply patches \
+.PHONY: help demo demo-linux demo-virt demo-micropython check check-ci \
+	 check-all check-thread stress bench coverage fuzz deps qemu firmware linux apply patches \
 	 check-series check-qemu docs clean
