@@ -27,38 +27,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "check.h"
 #include "exchange.h"
 #include "ivshmem_msg.h"
 
 #define DEADLINE_MS 60000
 #define MAX_IDS 512
-
-#define CHECK(condition) \
-    do { \
-        if (!(condition)) { \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, \
-                    #condition); \
-            _exit(1); \
-        } \
-    } while (0)
-
-#define CHECK_EQUAL(is, should) \
-    do { \
-        long long is_ = (is), should_ = (should); \
-        if (is_ != should_) { \
-            fprintf(stderr, "%s:%d: %s is %lld, should be %lld\n", __FILE__, \
-                    __LINE__, #is, is_, should_); \
-            _exit(1); \
-        } \
-    } while (0)
-
-static uint32_t next_random(uint32_t *x)
-{
-    *x ^= *x << 13;
-    *x ^= *x >> 17;
-    *x ^= *x << 5;
-    return *x;
-}
 
 /*
  * Shared memory between two inaccessible pages, so that a step too far is
@@ -202,10 +176,6 @@ static size_t ring_at(const struct ivshmem_msg *msg, unsigned writer,
            (size_t)(writer * (slots - 1) + reader - (reader > writer)) *
            msg->ring_size;
 }
-
-/* msg_test.py reads these names; ThreadSanitizer is for the latter only. */
-#define TEST(name) static void name(void)
-#define TEST_OF_THREADS(name) static void name(void)
 
 TEST(crc_known_answers)
 {
