@@ -30,6 +30,7 @@
 #include "cortex_m.h"
 #include "exchange.h"
 #include "ivshmem_flat.h"
+#include "option.h"
 #include "semihosting.h"
 
 /* SysTick counts 24 bits of the core's clock. */
@@ -87,25 +88,6 @@ static void ring_peers(void)
     while ((peer = ivshmem_msg_doorbell(&msg)) >= 0) {
         ring(peer, EXCHANGE_VECTOR);
     }
-}
-
-/* The number behind " @name=" in @line, or @otherwise. */
-static uint32_t option(const char *line, const char *name, uint32_t otherwise)
-{
-    for (; *line; line++) {
-        const char *l = line, *n = name;
-
-        while (*n && *l == *n) {
-            l++;
-            n++;
-        }
-        if (!*n && *l >= '0' && *l <= '9') {
-            for (otherwise = 0; *l >= '0' && *l <= '9'; l++) {
-                otherwise = otherwise * 10 + (uint32_t)(*l - '0');
-            }
-        }
-    }
-    return otherwise;
 }
 
 static void read_options(void)

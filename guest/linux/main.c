@@ -21,6 +21,7 @@
 
 #include "doorbell.h"
 #include "exchange.h"
+#include "icmsg_talk.h"
 #include "ivshmem.h"
 
 static const char usage[] =
@@ -35,6 +36,10 @@ static const char usage[] =
     "                         (1) and check them; all peers have N vectors (1),\n"
     "                         from 2 on one for control; the default\n"
     "  echo                   send each message back, to all who come\n"
+    "  icmsg PEER [messages=N] [tx=OFFSET] [rx=OFFSET] [size=N] [align=N]\n"
+    "        [sessions=1]     speak Zephyr's ICMsg with a peer: send N messages\n"
+    "                         and check what comes back; without N, send back\n"
+    "                         what comes\n"
     "  ring PEER [VECTOR]     ring a peer's doorbell, on vector 0 or VECTOR\n"
     "  wait [N]               wait for N doorbells (1), and name their vectors\n"
     "  sleeper [N], ringer [N]\n"
@@ -197,6 +202,79 @@ static bool do_echo(struct ivshmem *ivshmem, char **words)
     return false;
 }
 
+/* A region of the shared memory; NULL if it is not within that */
+static void *region(const struct ivshmem *ivshmem, uint32_t offset,
+                    uint32_t size)
+{
+    return size <= ivshmem->size && offset <= ivshmem->size - size ?
+           (uint8_t *)ivshmem->memory + offset : NULL;
+}
+
+static void read_icmsg_words(const struct ivshmem *ivshmem, char **words,
+                             struct icmsg_talk *talk)
+{
+    uint32_t tx = ICMSG_TALK_TX, rx = ICMSG_TALK_RX, size = ICMSG_TALK_SIZE;
+    uint32_t align = 0, sessions = 0;
+
+    for (; *words; words++) {
+        if (!(strncmp(*words, "messages=", 9) == 0 &&
+              number(*words + 9, 0, UINT32_MAX, &talk->messages)) &&
+            !(strncmp(*words, "tx=", 3) == 0 &&
+              number(*words + 3, 0, UINT32_MAX, &tx)) &&
+            !(strncmp(*words, "rx=", 3) == 0 &&
+              number(*words + 3, 0, UINT32_MAX, &rx)) &&
+            !(strncmp(*words, "size=", 5) == 0 &&
+              number(*words + 5, 0, UINT32_MAX, &size)) &&
+            !(strncmp(*words, "align=", 6) == 0 &&
+              number(*words + 6, 0, UINT32_MAX, &align)) &&
+            !(strncmp(*words, "sessions=", 9) == 0 &&
+              number(*words + 9, 0, 1, &sessions))) {
+            errx(2, "icmsg: '%s', expected messages=N, tx=OFFSET, rx=OFFSET, "
+                 "size=N, align=N or sessions=0 or 1", *words);
+        }
+    }
+    talk->config = (struct ivshmem_icmsg_config) {
+        .tx = region(ivshmem, tx, size), .tx_size = size,
+        .rx = region(ivshmem, rx, size), .rx_size = size,
+        .alignment = align, .sessions = sessions,
+    };
+    if (!talk->config.tx || !talk->config.rx || icmsg_talk_open(talk)) {
+        errx(2, "icmsg: tx=%#x, rx=%#x, size=%#x, align=%u cannot be used in "
+             "shared memory of %zu bytes", (unsigned)tx, (unsigned)rx,
+             (unsigned)size, (unsigned)align, ivshmem->size);
+    }
+}
+
+static bool do_icmsg(struct ivshmem *ivshmem, char **words)
+{
+    struct icmsg_talk talk = { .say = say };
+    uint32_t peer;
+    bool over, good;
+
+    if (!*words || !number(*words, 0, UINT16_MAX, &peer)) {
+        errx(2, "icmsg: expected a peer");
+    }
+    read_icmsg_words(ivshmem, words + 1, &talk);
+    say("id %u is there for peer %u\n", (unsigned)ivshmem->id,
+        (unsigned)peer);
+    do {
+        over = icmsg_talk_step(&talk);
+        if (ivshmem_icmsg_doorbell(&talk.icmsg)) {
+            ivshmem_ring(ivshmem, peer, 0);
+        }
+        if (!over && talk.idle) {
+            ivshmem_wait(ivshmem, NULL, -1);
+        }
+    } while (!over);
+    ivshmem_icmsg_close(&talk.icmsg);
+    if (ivshmem_icmsg_doorbell(&talk.icmsg)) {
+        ivshmem_ring(ivshmem, peer, 0);
+    }
+    good = icmsg_talk_verdict(&talk);
+    say(good ? "passed\n" : "FAILED\n");
+    return good;
+}
+
 static bool do_wait(struct ivshmem *ivshmem, char **words)
 {
     uint32_t times = 1;
@@ -284,6 +362,7 @@ static const struct {
 } commands[] = {
     { "exchange", do_exchange },
     { "echo", do_echo },
+    { "icmsg", do_icmsg },
     { "ring", do_ring },
     { "wait", do_wait },
     { "sleeper", do_sleeper },
