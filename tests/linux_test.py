@@ -20,10 +20,13 @@ import types
 import unittest
 
 from lab_case import BIN, ROOT, LabCase
+from ivshmem_icmsg import ICMsg
 from ivshmem_lab import LabError, listens
 from ivshmem_machines import (FIRMWARE, LINUX, QEMU_AARCH64, check_exchange,
                               cortex_m, linux, linux_flat)
+from ivshmem_peer import Peer
 
+ICMSG_FIRMWARE = ROOT / 'build/guest/icmsg-mps2.elf'
 
 
 class LinuxTest(LabCase):
@@ -34,6 +37,11 @@ class LinuxTest(LabCase):
         super().setUp()
         self.assertTrue(shutil.which(QEMU_AARCH64),
                         f'{QEMU_AARCH64} is missing')
+
+    def assert_icmsg_passed(self, machine):
+        self.wait_for_end(machine)
+        self.assertIn('500 messages came back, 0 wrong', machine.lines)
+        self.assertIn('passed', machine.lines)
 
 
 class Demo(LinuxTest):
@@ -133,6 +141,30 @@ class Exchange(LinuxTest):
         self.assert_exchanged(one, self.start_linux('exchange vectors=2',
                                                     vectors=2))
 
+    def test_icmsg(self):
+        """Linux sends to the firmware."""
+        self.start_server()
+        firmware = self.lab.start('cortex-m', cortex_m(
+            BIN / 'qemu-system-arm', self.lab.socket_path,
+            words='peer=1 sessions=1', firmware=ICMSG_FIRMWARE))
+        self.lab.wait_for_line(firmware, 'id 0 is there for peer 1')
+        machine = self.start_linux('icmsg 0 tx=0x1000 rx=0 messages=500 '
+                                   'sessions=1')
+        self.assert_icmsg_passed(machine)
+        self.lab.wait_for_line(firmware, 'the peer has left')
+
+    def test_icmsg_with_the_host(self):
+        """Linux sends back what comes from Python."""
+        self.start_server()
+        with Peer(self.lab.socket_path) as peer, \
+                ICMsg(peer, 1, tx=(0x1000, 0x1000), rx=(0, 0x1000)) as icmsg:
+            self.start_linux('icmsg 0')
+            icmsg.bind(timeout=self.deadline)
+            for length in range(1, 501):
+                message = bytes(i * length & 0xff for i in range(length))
+                self.assertTrue(icmsg.send(message))
+                self.assertEqual(icmsg.receive(timeout=self.deadline), message)
+
     def test_vectors(self):
         """Each of the PCI device's vectors reaches the Linux program."""
         self.start_server('-n', '3')
@@ -176,6 +208,16 @@ class Virt(LinuxTest):
     def test_level(self):
         self.exchange(',revision=0')
 
+    def test_icmsg(self):
+        firmware = self.lab.start('cortex-m', cortex_m(
+            BIN / 'qemu-system-arm', self.lab.socket_path,
+            words='peer=1', firmware=ICMSG_FIRMWARE))
+        self.lab.wait_for_line(firmware, 'id 0 is there for peer 1')
+        machine = self.lab.start('linux', linux_flat(
+            BIN / 'qemu-system-aarch64', self.lab.socket_path,
+            'icmsg 0 tx=0x1000 rx=0 messages=500'))
+        self.assert_icmsg_passed(machine)
+
 
 class Documentation(LinuxTest):
     """The commands of docs/tools.md do what it says."""
@@ -217,6 +259,29 @@ class Documentation(LinuxTest):
                                        '-c', program])
         self.wait_for_end(test)
         self.assertEqual((test.status, test.lines), (0, ["b'question'"]))
+
+
+    def start_icmsg(self):
+        """What the page has for the other two sides; the firmware is there."""
+        python, firmware, host = self.commands('## ICMsg, with Zephyr')
+        self.lab.start_server(self.lab.server_command(BIN))
+        machine = self.run_block('firmware', firmware)
+        self.lab.wait_for_line(machine, 'id 0 is there for peer 1')
+        return python, host
+
+    def test_icmsg_in_python(self):
+        python, _ = self.start_icmsg()
+        test = self.lab.start('test', ['env', '-C', ROOT, sys.executable,
+                                       '-c', python])
+        self.wait_for_end(test)
+        self.assertEqual((test.status, test.lines), (0, ["b'question'"]))
+
+    def test_icmsg_in_c(self):
+        _, host = self.start_icmsg()
+        peer = self.run_block('host', host)
+        self.wait_for_end(peer)
+        self.assertEqual((peer.status, peer.lines[-2:]),
+                         (0, ['1000 messages came back, 0 wrong', 'passed']))
 
 
 class Verdict(unittest.TestCase):

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Peers on the host: build/guest/ivshmem-peer, and tools/ivshmem_peer.py.
 
-Each of them exchanges messages with the firmware and with the other one.
+Each of them exchanges messages with the firmware and with the other one, and
+speaks ICMsg with both, too (tools/ivshmem_icmsg.py).
 Needs qemu-system-arm and ivshmem-server in build/bin (or $BUILD/bin) and what
 `make -C guest` builds.
 """
@@ -19,6 +20,7 @@ import time
 import unittest
 
 from lab_case import BIN, ROOT, LabCase
+from ivshmem_icmsg import ICMsg, NotBound
 from ivshmem_lab import Lab
 from ivshmem_machines import cortex_m
 from ivshmem_peer import (LEFT, LINKED, BadCrc, Broken, Evicted, Messages,
@@ -430,6 +432,171 @@ class FakeServer(unittest.TestCase):
             return Peer(self.path, timeout)
         finally:
             server.join()
+
+
+class WithICMsg(PeerTest):
+    """Two sides of ICMsg: the firmware is one of them, or nobody is."""
+    FIRMWARE = GUEST / 'icmsg-mps2.elf'
+    # where a peer writes and reads, unless told otherwise, and we the reverse
+    THEIRS, OURS = (0, 0x1000), (0x1000, 0x1000)
+    SWAPPED = ('tx=0x1000', 'rx=0')
+
+    def setUp(self):
+        super().setUp()
+        self.start_server()
+
+    def start_firmware(self, words=''):
+        return self.lab.start('firmware', cortex_m(
+            BIN / 'qemu-system-arm', self.lab.socket_path, words=words,
+            firmware=self.FIRMWARE))
+
+    def python_side(self, peer, peer_id, **kwargs):
+        side = ICMsg(peer, peer_id, tx=self.OURS, rx=self.THEIRS, **kwargs)
+        self.addCleanup(side.close)
+        return side
+
+    def send_all(self, icmsg, messages=300):
+        """Send messages; each is to come back before the next one."""
+        for n in range(messages):
+            message = random.randbytes(random.randint(1, 1024))
+            self.assertTrue(icmsg.send(message), n)
+            self.assertEqual(icmsg.receive(timeout=DEADLINE), message)
+
+    def send_back(self, icmsg, messages):
+        for _ in range(messages):
+            message = icmsg.receive(timeout=DEADLINE)
+            self.assertTrue(message)
+            self.assertTrue(icmsg.send(message))
+
+    def test_python_comes_first(self):
+        for words, kwargs in (('', {}), (' sessions=1', {'sessions': True}),
+                              (' align=32', {'alignment': 32})):
+            with self.subTest(words):
+                peer = self.python_peer()
+                peer.memory[:0x2000] = bytes(0x2000)
+                icmsg = self.python_side(peer, peer.id + 1, **kwargs)
+                machine = self.start_firmware(f'peer={peer.id}{words}')
+                icmsg.bind(timeout=DEADLINE)
+                self.assertEqual(peer.id + 1, max(peer.peers))
+                self.send_all(icmsg)
+                machine.kill()
+                self.wait_for_end(machine)
+
+    def test_firmware_comes_first(self):
+        machine = self.start_firmware('peer=1')
+        self.lab.wait_for_line(machine, 'id 0 is there for peer 1')
+        icmsg = self.python_side(self.python_peer(), 0)
+        icmsg.bind(timeout=DEADLINE)
+        self.send_all(icmsg)
+
+    def test_firmware_sends(self):
+        peer = self.python_peer()
+        icmsg = self.python_side(peer, 1)
+        machine = self.start_firmware('messages=1000')
+        icmsg.bind(timeout=DEADLINE)
+        self.send_back(icmsg, 1000)
+        self.assert_passed(machine)
+        self.assertIn('1000 messages came back, 0 wrong', machine.lines)
+
+    def test_firmware_comes_back(self):
+        """Under another id, each time."""
+        icmsg = self.python_side(self.python_peer(), None, sessions=True)
+        for _ in range(3):
+            machine = self.start_firmware('messages=50 sessions=1')
+            icmsg.bind(timeout=DEADLINE)
+            self.send_back(icmsg, 50)
+            self.assert_passed(machine)
+            with self.assertRaises(NotBound):
+                icmsg.receive(timeout=DEADLINE)
+            icmsg.open()
+
+    def test_firmware_is_killed_and_comes_back(self):
+        """It says nothing; its new life does."""
+        icmsg = self.python_side(self.python_peer(), None, sessions=True)
+        for life in range(3):
+            machine = self.start_firmware('sessions=1')
+            if life:
+                with self.assertRaises(NotBound):
+                    # the last one's answer may have come, and then nothing
+                    while icmsg.receive(timeout=DEADLINE):
+                        continue
+                icmsg.open()
+            icmsg.bind(timeout=DEADLINE)
+            self.send_all(icmsg, 50)
+            self.assertTrue(icmsg.send(b'to be answered, perhaps'))
+            machine.kill()
+            self.wait_for_end(machine)
+
+    def test_python_comes_back(self):
+        peer = self.python_peer()
+        machine = self.start_firmware('sessions=1')
+        for _ in range(3):
+            icmsg = self.python_side(peer, 1, sessions=True)
+            icmsg.bind(timeout=DEADLINE)
+            self.send_all(icmsg, 50)
+            icmsg.close()
+        self.lab.wait(lambda: machine.lines.count('the peer has left') == 3,
+                      'the firmware to see it leave')
+
+    def test_c_peer_sends(self):
+        host = self.start_host_peer('icmsg', '1', *self.SWAPPED,
+                                    'messages=1000')
+        self.lab.wait_for_line(host, 'id 0 is there for peer 1')
+        machine = self.start_firmware()
+        self.assert_passed(host)
+        self.assertIn('1000 messages came back, 0 wrong', host.lines)
+        self.assertIn('the peer is there', machine.lines)
+
+    def test_c_peer_sends_back(self):
+        host = self.start_host_peer('icmsg', '1', *self.SWAPPED, 'sessions=1')
+        self.lab.wait_for_line(host, 'id 0 is there for peer 1')
+        self.assert_passed(self.start_firmware('messages=1000 sessions=1'))
+        self.lab.wait_for_line(host, 'the peer has left')
+
+    def test_c_and_python(self):
+        host = self.start_host_peer('icmsg', '1', 'messages=1000',
+                                    'sessions=1', 'align=64', 'size=512')
+        self.lab.wait_for_line(host, 'id 0 is there for peer 1')
+        icmsg = ICMsg(self.python_peer(), 0, tx=(0x1000, 512), rx=(0, 512),
+                      sessions=True, alignment=64)
+        self.addCleanup(icmsg.close)
+        icmsg.bind(timeout=DEADLINE)
+        self.send_back(icmsg, 1000)
+        self.assert_passed(host)
+
+    def test_wrong_words(self):
+        for words, message in (
+                ([], 'icmsg: expected a peer'),
+                (['65536'], 'icmsg: expected a peer'),
+                (['1', 'messages=x'], "icmsg: 'messages=x', expected "
+                 'messages=N, tx=OFFSET, rx=OFFSET, size=N, align=N or '
+                 'sessions=0 or 1'),
+                (['1', 'tx=0x3ff004'], 'icmsg: tx=0x3ff004, rx=0x1000, '
+                 'size=0x1000, align=0 cannot be used in shared memory of '
+                 '4194304 bytes'),
+                (['1', 'size=16'], 'icmsg: tx=0, rx=0x1000, size=0x10, '
+                 'align=0 cannot be used in shared memory of 4194304 bytes')):
+            with self.subTest(words):
+                host = self.start_host_peer('icmsg', *words)
+                self.wait_for_end(host)
+                self.assertEqual((host.status, host.lines),
+                                 (2, [f'ivshmem-peer: {message}']))
+        machine = self.start_firmware('align=3')
+        self.wait_for_end(machine)
+        self.assertEqual((machine.status, machine.lines), (
+            2, ['regions of 4096 bytes cannot be used']))
+
+    def test_nonsense(self):
+        peer = self.python_peer()
+        self.python_side(peer, 1)
+        machine = self.start_firmware()
+        self.lab.wait_for_line(machine, 'the peer is there')
+        struct.pack_into('<I', peer.memory, 0x1004, 3)
+        peer.ring(1)
+        self.wait_for_end(machine)
+        self.assertEqual(machine.status, 1)
+        self.assertIn('the peer wrote nonsense', machine.lines)
+        self.assertEqual(machine.lines[-1], 'FAILED')
 
 
 if __name__ == '__main__':
