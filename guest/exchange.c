@@ -137,8 +137,8 @@ static void notice(struct exchange *x, unsigned slot)
         x->say("peer %u is there\n", (unsigned)peer->id);
         break;
     case IVSHMEM_MSG_FOREIGN:
-        x->say("slot %u: a peer with another number of slots or another "
-               "size of shared memory\n", slot);
+        x->say("slot %u: a peer with another version, choice of CRC, number "
+               "of slots or size of shared memory\n", slot);
         break;
     case IVSHMEM_MSG_ABSENT:
     case IVSHMEM_MSG_GREETING:

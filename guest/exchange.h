@@ -47,7 +47,7 @@ struct exchange_pair {
     uint32_t sent;          /* messages sent, reports not counted */
     uint32_t good;          /* good ones received */
     uint32_t bad_crc;
-    uint32_t wrong;         /* good CRC, but not what was expected */
+    uint32_t wrong;         /* good CRC or none, but not what was expected */
     uint32_t reported;      /* good ones that the peer says it received */
 };
 

@@ -54,22 +54,87 @@ static void full_barrier(void)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
+/*
+ * The CRC's tables. An entry is the sum of the entries of its index' bits, so
+ * the compiler makes a table from these.
+ */
+#define SUM4(i, b0, b1, b2, b3) \
+    (((i) & 1 ? (b0) : 0u) ^ ((i) & 2 ? (b1) : 0u) ^ \
+     ((i) & 4 ? (b2) : 0u) ^ ((i) & 8 ? (b3) : 0u))
+#define SUM8(i, b0, b1, b2, b3, b4, b5, b6, b7) \
+    (SUM4(i, b0, b1, b2, b3) ^ SUM4((i) >> 4, b4, b5, b6, b7))
+#define TIMES4(sum, i, ...) \
+    sum(i, __VA_ARGS__), sum((i) + 1, __VA_ARGS__), \
+    sum((i) + 2, __VA_ARGS__), sum((i) + 3, __VA_ARGS__)
+#define TIMES16(sum, i, ...) \
+    TIMES4(sum, i, __VA_ARGS__), TIMES4(sum, (i) + 4, __VA_ARGS__), \
+    TIMES4(sum, (i) + 8, __VA_ARGS__), TIMES4(sum, (i) + 12, __VA_ARGS__)
+#define TIMES64(sum, i, ...) \
+    TIMES16(sum, i, __VA_ARGS__), TIMES16(sum, (i) + 16, __VA_ARGS__), \
+    TIMES16(sum, (i) + 32, __VA_ARGS__), TIMES16(sum, (i) + 48, __VA_ARGS__)
+#define TIMES256(sum, ...) \
+    TIMES64(sum, 0, __VA_ARGS__), TIMES64(sum, 64, __VA_ARGS__), \
+    TIMES64(sum, 128, __VA_ARGS__), TIMES64(sum, 192, __VA_ARGS__)
+
+/* Row n: what a byte does to the CRC when n more have followed it. */
+#if IVSHMEM_MSG_CRC_TABLE == 64
+static const uint32_t crc_table[16] = {
+    TIMES16(SUM4, 0, 0x1db71064, 0x3b6e20c8, 0x76dc4190, 0xedb88320)
+};
+#elif IVSHMEM_MSG_CRC_TABLE == 1024 || IVSHMEM_MSG_CRC_TABLE == 4096
+static const uint32_t crc_table[IVSHMEM_MSG_CRC_TABLE / 1024][256] = {
+    { TIMES256(SUM8, 0x77073096, 0xee0e612c, 0x076dc419, 0x0edb8832,
+               0x1db71064, 0x3b6e20c8, 0x76dc4190, 0xedb88320) },
+#if IVSHMEM_MSG_CRC_TABLE == 4096
+    { TIMES256(SUM8, 0x191b3141, 0x32366282, 0x646cc504, 0xc8d98a08,
+               0x4ac21251, 0x958424a2, 0xf0794f05, 0x3b83984b) },
+    { TIMES256(SUM8, 0x01c26a37, 0x0384d46e, 0x0709a8dc, 0x0e1351b8,
+               0x1c26a370, 0x384d46e0, 0x709a8dc0, 0xe1351b80) },
+    { TIMES256(SUM8, 0xb8bc6765, 0xaa09c88b, 0x8f629757, 0xc5b428ef,
+               0x5019579f, 0xa032af3e, 0x9b14583d, 0xed59b63b) },
+#endif
+};
+#else
+#error "IVSHMEM_MSG_CRC_TABLE is to be 64, 1024 or 4096"
+#endif
+
+/* The CRC after the low byte of what was added to it. */
+static uint32_t crc_byte(uint32_t crc)
+{
+#if IVSHMEM_MSG_CRC_TABLE == 64
+    crc = crc_table[crc & 15] ^ crc >> 4;
+    return crc_table[crc & 15] ^ crc >> 4;
+#else
+    return crc_table[0][crc & 255] ^ crc >> 8;
+#endif
+}
+
+static uint32_t crc_word(uint32_t crc)
+{
+#if IVSHMEM_MSG_CRC_TABLE == 4096
+    return crc_table[3][crc & 255] ^ crc_table[2][crc >> 8 & 255] ^
+           crc_table[1][crc >> 16 & 255] ^ crc_table[0][crc >> 24];
+#else
+    return crc_byte(crc_byte(crc_byte(crc_byte(crc))));
+#endif
+}
+
+/* Aligned words: @data may lie in device memory, see copy_to_shared(). */
 uint32_t ivshmem_msg_crc(uint32_t crc, const void *data, size_t length)
 {
-    /* four bits at a time: 64 bytes of table suit small machines */
-    static const uint32_t table[16] = {
-        0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac,
-        0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
-        0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
-        0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c,
-    };
-    const uint8_t *byte = data;
+    const volatile uint8_t *byte = data;
 
     crc = ~crc;
-    while (length--) {
-        crc ^= *byte++;
-        crc = table[crc & 15] ^ crc >> 4;
-        crc = table[crc & 15] ^ crc >> 4;
+    for (; length && (uintptr_t)byte % sizeof(uint32_t); length--) {
+        crc = crc_byte(crc ^ *byte++);
+    }
+    for (; length >= sizeof(uint32_t); length -= sizeof(uint32_t)) {
+        crc = crc_word(crc ^ le32(*(const volatile uint32_t *)
+                                  (const volatile void *)byte));
+        byte += sizeof(uint32_t);
+    }
+    for (; length; length--) {
+        crc = crc_byte(crc ^ *byte++);
     }
     return ~crc;
 }
@@ -80,7 +145,8 @@ uint32_t ivshmem_msg_crc(uint32_t crc, const void *data, size_t length)
 
 static uint32_t layout(const struct ivshmem_msg *msg)
 {
-    return msg->slots << 8 | (uint32_t)__builtin_ctz(msg->ring_size);
+    return msg->flags << 24 | IVSHMEM_MSG_VERSION << 16 | msg->slots << 8 |
+           (uint32_t)__builtin_ctz(msg->ring_size);
 }
 
 static size_t rings_offset(size_t slots)
@@ -205,7 +271,7 @@ static void due_control_all(struct ivshmem_msg *msg)
 }
 
 int ivshmem_msg_open(struct ivshmem_msg *msg, void *memory, size_t size,
-                     unsigned slots, int slot, uint32_t id)
+                     unsigned slots, int slot, uint32_t id, uint32_t flags)
 {
     struct ivshmem_msg_entry *e;
     unsigned reader;
@@ -213,11 +279,13 @@ int ivshmem_msg_open(struct ivshmem_msg *msg, void *memory, size_t size,
     __builtin_memset(msg, 0, sizeof(*msg));
     msg->memory = memory;
     msg->slots = slots;
+    msg->flags = flags;
     msg->id = id;
     msg->doorbell = id;
     msg->former = -1;
     msg->ring_size = ivshmem_msg_ring_size(size, slots);
-    if (!msg->ring_size || (uintptr_t)memory % 64 || slot >= (int)slots) {
+    if (!msg->ring_size || (uintptr_t)memory % 64 || slot >= (int)slots ||
+        flags & ~IVSHMEM_MSG_CRC) {
         return IVSHMEM_MSG_BAD_MEMORY;
     }
     msg->slot = slot < 0 ? choose_slot(msg) : (unsigned)slot;
@@ -564,7 +632,8 @@ int ivshmem_msg_send(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
     wire.length = le32((uint32_t)length);
     wire.sequence = le32(peer->sent);
     wire.type = le32(type);
-    wire.crc = le32(message_crc(&wire, payload, (uint32_t)length));
+    wire.crc = msg->flags & IVSHMEM_MSG_CRC ?
+               le32(message_crc(&wire, payload, (uint32_t)length)) : 0;
     to = ring(msg, msg->slot, slot);
     copy_in(msg, to, peer->head, &wire, HEADER_SIZE);
     copy_in(msg, to, peer->head + HEADER_SIZE, payload, (uint32_t)length);
@@ -624,7 +693,8 @@ int32_t ivshmem_msg_receive(struct ivshmem_msg *msg, unsigned slot,
     fits = length <= capacity;
     if (fits) {
         copy_out(msg, from, peer->tail + HEADER_SIZE, buffer, length);
-        good = message_crc(&wire, buffer, length) == le32(wire.crc);
+        good = !(msg->flags & IVSHMEM_MSG_CRC) ||
+               message_crc(&wire, buffer, length) == le32(wire.crc);
     }
     peer->tail += HEADER_SIZE + padded(length);
     store(&ours(msg, slot)->tail, peer->tail);

@@ -14,7 +14,7 @@
  * caller, who has the doorbell, decides when, after each message or after a
  * batch.
  *
- *     ivshmem_msg_open(&msg, memory, size, 8, IVSHMEM_MSG_ANY_SLOT, own_id);
+ *     ivshmem_msg_open(&msg, memory, size, 8, IVSHMEM_MSG_ANY_SLOT, own_id, 0);
  *     for (;;) {
  *         ivshmem_msg_poll(&msg);              who came, who left?
  *         ... ivshmem_msg_receive(), ivshmem_msg_send() ...
@@ -54,6 +54,18 @@
  * All of the other side's words are suspect: read once, checked, and never
  * used to reach outside of the ring. The worst that a hostile peer can do is
  * to send bad messages, to make itself unheard, or to occupy slots.
+ *
+ * What guards a message is the order of the stores, and that indices are
+ * checked. Memory that is shared does not damage what it holds, so there is no
+ * checksum unless all peers choose one: it finds somebody who writes where he
+ * should not, by a mistake; one who means it makes the right checksum.
+ *
+ * The layout has a version, in each directory entry. A peer of another
+ * version, or with another choice of checksum, size or slots, is
+ * IVSHMEM_MSG_FOREIGN to us and we to it: its slot counts as occupied, it can
+ * never be linked, and nothing of it is taken for a message. That goes for the
+ * first version too, which had its fields where they are now, 0 for its number
+ * and always a CRC.
  */
 
 #ifndef IVSHMEM_MSG_H
@@ -71,8 +83,23 @@
 /** For ivshmem_msg_open(): choose a slot. */
 #define IVSHMEM_MSG_ANY_SLOT (-1)
 
-/** Marks a directory entry, "IVM1": the 1 is this layout's version. */
+/** Marks a directory entry, "IVM1", in all versions of the layout. */
 #define IVSHMEM_MSG_MAGIC 0x314d5649u
+
+/** This layout's version. */
+#define IVSHMEM_MSG_VERSION 2u
+
+/** For ivshmem_msg_open(): each message has a CRC. */
+#define IVSHMEM_MSG_CRC 1u
+
+/**
+ * Bytes of table for the CRC: 64, 1024 or 4096, which take 8, 4 or 1 dependent
+ * look-ups for 32 bits. To be set when ivshmem_msg.c is compiled; what is in
+ * memory is the same with each.
+ */
+#ifndef IVSHMEM_MSG_CRC_TABLE
+#define IVSHMEM_MSG_CRC_TABLE 1024
+#endif
 
 /** Messages start at multiples of this in a ring, so no header ever wraps. */
 #define IVSHMEM_MSG_ALIGN 16u
@@ -85,7 +112,8 @@
  */
 struct ivshmem_msg_entry {
     uint32_t magic;         /* IVSHMEM_MSG_MAGIC */
-    uint32_t layout;        /* number of slots << 8 | log2 of a ring's size */
+    uint32_t layout;        /* flags << 24 | IVSHMEM_MSG_VERSION << 16 |
+                               number of slots << 8 | log2 of a ring's size */
     uint32_t id;            /* the owner's id at the server when it came */
     uint32_t counter;       /* the slot's last session, kept when it is left */
     uint32_t session;       /* 1 to 65535, or 0: nobody is here */
@@ -121,7 +149,8 @@ struct ivshmem_msg_header {
     uint32_t length;        /* of the payload in bytes */
     uint32_t sequence;      /* 0 for a link's first message, then 1 more */
     uint32_t type;          /* of the payload; the layer only carries it */
-    uint32_t crc;           /* CRC-32 of the fields above and the payload */
+    uint32_t crc;           /* CRC-32 of the fields above and the payload,
+                               or 0 on a link without, unread */
 };
 
 _Static_assert(sizeof(struct ivshmem_msg_entry) == 64, "layout");
@@ -140,13 +169,14 @@ enum ivshmem_msg_error {
     IVSHMEM_MSG_BAD_CRC = -5,   /* a message was damaged, and is dropped */
     IVSHMEM_MSG_BROKEN = -6,    /* nonsense from the peer; the link is dead */
     IVSHMEM_MSG_EVICTED = -7,   /* somebody else has moved into our slot */
-    IVSHMEM_MSG_BAD_MEMORY = -8 /* too small, too many slots, not aligned */
+    IVSHMEM_MSG_BAD_MEMORY = -8 /* too small, too many slots, not aligned,
+                                   flags that there are not */
 };
 
 /** How we stand with a slot. */
 enum ivshmem_msg_state {
     IVSHMEM_MSG_ABSENT,     /* nobody is there */
-    IVSHMEM_MSG_FOREIGN,    /* somebody whose layout is another one */
+    IVSHMEM_MSG_FOREIGN,    /* somebody whose layout or version is another */
     IVSHMEM_MSG_GREETING,   /* somebody who has not answered yet, or is dead */
     IVSHMEM_MSG_LINKED,     /* messages can go both ways */
     IVSHMEM_MSG_LEFT,       /* said goodbye; what is in the ring can be read */
@@ -183,6 +213,7 @@ struct ivshmem_msg_peer {
 struct ivshmem_msg {
     uint8_t *memory;
     uint32_t slots;
+    uint32_t flags;         /* IVSHMEM_MSG_CRC or 0 */
     uint32_t slot;          /* our own */
     uint32_t id;            /* with which we came; names us in this session */
     uint32_t doorbell;      /* under which we are rung */
@@ -220,6 +251,7 @@ uint32_t ivshmem_msg_ring_size(size_t size, unsigned slots);
  *        @id modulo @slots, or the next that is not occupied. If none is
  *        free, @id modulo @slots it is
  * @id: own id at the server (IVPosition), 0 to 65535
+ * @flags: IVSHMEM_MSG_CRC or 0, the same for all peers
  *
  * Whether the peer who occupies a slot is alive cannot be seen in memory.
  * One who was, and lost the slot, gets IVSHMEM_MSG_EVICTED from its next
@@ -228,7 +260,7 @@ uint32_t ivshmem_msg_ring_size(size_t size, unsigned slots);
  * Returns 0 or IVSHMEM_MSG_BAD_MEMORY.
  */
 int ivshmem_msg_open(struct ivshmem_msg *msg, void *memory, size_t size,
-                     unsigned slots, int slot, uint32_t id);
+                     unsigned slots, int slot, uint32_t id, uint32_t flags);
 
 /**
  * ivshmem_msg_close: say goodbye
@@ -308,7 +340,7 @@ int ivshmem_msg_send(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
  *          NULL if @capacity is 0
  * @capacity: of the buffer in bytes
  *
- * The buffer must not lie in shared memory: the CRC is that of the copy.
+ * The buffer must not lie in shared memory: what is checked is the copy.
  *
  * Returns the payload's length, or IVSHMEM_MSG_EMPTY; or IVSHMEM_MSG_BAD_CRC
  * or _TOO_LONG, in which cases the message is dropped and the next can be

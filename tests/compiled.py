@@ -39,10 +39,12 @@ class Compiled(unittest.TestCase):
     name     of the tests, without .c
     sources  what they test, in guest/
     flags    for the compiler
+    kinds    of each test, the program's first argument; or none
     """
     name = None
     sources = ()
     flags = ()
+    kinds = ()
 
     @classmethod
     def setUpClass(cls):
@@ -67,22 +69,30 @@ class Threads(Compiled):
     flags = ('-fsanitize=thread', '-Wno-tsan')
 
 
+def tests_in(name):
+    """What is in NAME.c: whether it is a test of threads, and what it is called"""
+    return re.findall(r'^TEST(_OF_THREADS)?\((\w+)\)$',
+                      (TESTS / f'{name}.c').read_text(), re.M)
+
+
+def add_test(cls, name):
+    """Give this class a method for the test, or one for each kind."""
+    for kind in [[kind] for kind in cls.kinds] or [[]]:
+        def test(self, kind=kind):
+            status, output = run([self.program, *kind, name])
+            self.assertEqual(status, 0, output)
+        setattr(cls, '_'.join(['test', name, *kind]), test)
+
+
 def add_tests(plain, memory, threads):
-    """Give these classes a method for each test in their NAME.c."""
-    names = re.findall(r'^TEST(_OF_THREADS)?\((\w+)\)$',
-                       (TESTS / f'{plain.name}.c').read_text(), re.M)
+    """Give these classes methods for each test in their NAME.c."""
+    names = tests_in(plain.name)
 
     def test_none_is_forgotten(self):
         _, usage = run([self.program])
         self.assertEqual(re.findall(r'^  (\w+)$', usage, re.M),
                          [name for _, name in names])
     plain.test_none_is_forgotten = test_none_is_forgotten
-
-    def add_test(cls, name):
-        def test(self):
-            status, output = run([self.program, name])
-            self.assertEqual(status, 0, output)
-        setattr(cls, f'test_{name}', test)
 
     for of_threads, name in names:
         add_test(plain, name)

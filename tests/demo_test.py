@@ -354,7 +354,7 @@ class Firmware(LabTest):
         self.start_server()
         for words in ('peers=0', 'peers=8', 'vectors=0', 'vectors=5',
                       'revision=2', 'slot=8', 'revision=0 vectors=2',
-                      'tick=672'):
+                      'crc=2', 'tick=672'):
             with self.subTest(words):
                 machine = self.start_machine(words, words)
                 self.wait_for_end(machine)
@@ -362,7 +362,7 @@ class Firmware(LabTest):
                 self.assertEqual(
                     machine.lines, ['expected peers=1 to 7, vectors=1 to 4, '
                                     'revision=0 (with vectors=1) or 1, slot=0 '
-                                    'to 7, tick=0 to 671'])
+                                    'to 7, crc=0 or 1, tick=0 to 671'])
 
     def test_ids_are_exchanged_by_a_restart_of_the_server(self):
         command = self.lab.server_command(BIN, '-n', '4', restarts=True)
@@ -388,7 +388,7 @@ class Firmware(LabTest):
 
     def test_damage_is_reported(self):
         server = self.start_server()
-        machines = [self.start_machine(name, 'messages=20000')
+        machines = [self.start_machine(name, 'messages=20000 crc=1')
                     for name in 'AB']
         for machine in machines:
             self.lab.wait_for_line(machine, 'is there')

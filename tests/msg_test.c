@@ -7,8 +7,9 @@
  */
 
 /*
- * msg_test NAME runs one test and ends with 0 if it passes; msg_test.py runs
- * them all, with and without sanitizers. A doorbell is an eventfd here, as it
+ * msg_test KIND NAME runs one test and ends with 0 if it passes; msg_test.py
+ * runs them all, with and without sanitizers, on both kinds of links: "plain",
+ * and with a "crc". A doorbell is an eventfd here, as it
  * is between QEMUs, and each wait for one has a deadline: a doorbell that is
  * lost fails the test.
  */
@@ -33,6 +34,9 @@
 
 #define DEADLINE_MS 60000
 #define MAX_IDS 512
+
+/* Which kind of link it is: for ivshmem_msg_open() */
+static uint32_t link_flags;
 
 /*
  * Shared memory between two inaccessible pages, so that a step too far is
@@ -115,7 +119,8 @@ static void sleep_until_rung(struct bench *b, uint32_t id)
 static void open_msg(struct bench *b, struct ivshmem_msg *msg, unsigned slots,
                      int slot, uint32_t id)
 {
-    CHECK_EQUAL(ivshmem_msg_open(msg, b->memory, b->size, slots, slot, id), 0);
+    CHECK_EQUAL(ivshmem_msg_open(msg, b->memory, b->size, slots, slot, id,
+                                 link_flags), 0);
 }
 
 /* Poll both in turn until neither sees anything new. */
@@ -189,6 +194,41 @@ TEST(crc_known_answers)
     CHECK_EQUAL(ivshmem_msg_crc(crc, "56789", 5), 0xcbf43926);
 }
 
+/* Bit by bit, as the polynomial has it */
+static uint32_t slow_crc(const uint8_t *data, size_t length)
+{
+    uint32_t crc = ~0u;
+
+    while (length--) {
+        crc ^= *data++;
+        for (int bit = 0; bit < 8; bit++) {
+            crc = crc >> 1 ^ (crc & 1 ? 0xedb88320 : 0);
+        }
+    }
+    return ~crc;
+}
+
+TEST(crc_by_words_at_any_alignment)
+{
+    uint8_t data[80] __attribute__((aligned(8)));
+    uint32_t random = 1;
+
+    for (size_t i = 0; i < sizeof(data); i++) {
+        data[i] = (uint8_t)(next_random(&random) >> 24);
+    }
+    for (size_t start = 0; start < 8; start++) {
+        for (size_t length = 0; start + length <= sizeof(data); length++) {
+            uint32_t expected = slow_crc(data + start, length);
+            size_t part = next_random(&random) % (length + 1);
+            uint32_t crc = ivshmem_msg_crc(0, data + start, part);
+
+            CHECK_EQUAL(ivshmem_msg_crc(0, data + start, length), expected);
+            CHECK_EQUAL(ivshmem_msg_crc(crc, data + start + part,
+                                        length - part), expected);
+        }
+    }
+}
+
 TEST(ring_sizes)
 {
     const size_t mib = 1 << 20;
@@ -212,12 +252,14 @@ TEST(bad_memory_is_refused)
     struct bench *b = new_bench(64 << 10);
     struct ivshmem_msg msg;
 
-    CHECK_EQUAL(ivshmem_msg_open(&msg, b->memory, 1024, 8, 0, 0),
+    CHECK_EQUAL(ivshmem_msg_open(&msg, b->memory, 1024, 8, 0, 0, link_flags),
                 IVSHMEM_MSG_BAD_MEMORY);
-    CHECK_EQUAL(ivshmem_msg_open(&msg, b->memory + 4, 32768, 4, 0, 0),
-                IVSHMEM_MSG_BAD_MEMORY);
-    CHECK_EQUAL(ivshmem_msg_open(&msg, b->memory, b->size, 4, 4, 0),
-                IVSHMEM_MSG_BAD_MEMORY);
+    CHECK_EQUAL(ivshmem_msg_open(&msg, b->memory + 4, 32768, 4, 0, 0,
+                                 link_flags), IVSHMEM_MSG_BAD_MEMORY);
+    CHECK_EQUAL(ivshmem_msg_open(&msg, b->memory, b->size, 4, 4, 0,
+                                 link_flags), IVSHMEM_MSG_BAD_MEMORY);
+    CHECK_EQUAL(ivshmem_msg_open(&msg, b->memory, b->size, 4, 0, 0,
+                                 link_flags | 2), IVSHMEM_MSG_BAD_MEMORY);
     for (size_t i = 0; i < b->size; i++) {
         CHECK_EQUAL(b->memory[i], 0);
     }
@@ -230,15 +272,16 @@ TEST(wire_format)
     struct bench *b = new_bench(64 << 10);
     struct ivshmem_msg one, other;
     static const uint8_t message[] = {
-        5, 0, 0, 0,  0, 0, 0, 0,  0xef, 0xbe, 0xad, 0xde,
-        0xf4, 0x09, 0xc8, 0xe5,         /* zlib.crc32() of all but this */
+        5, 0, 0, 0,  0, 0, 0, 0,  0xef, 0xbe, 0xad, 0xde,  0, 0, 0, 0,
         'h', 'e', 'l', 'l', 'o',
     };
+    uint32_t crc = link_flags ? 0xe5c809f4 : 0;     /* by zlib.crc32() */
 
     open_pair(b, &one, &other, 4);
     CHECK_EQUAL(one.ring_size, 4096);
     CHECK_EQUAL(memcmp(b->memory + entry_at(1), "IVM1", 4), 0);
-    CHECK_EQUAL(word(b, entry_at(1) + 4), 4 << 8 | 12);
+    CHECK_EQUAL(word(b, entry_at(1) + 4),
+                (link_flags ? 1 << 24 : 0) | 2 << 16 | 4 << 8 | 12);
     CHECK_EQUAL(word(b, entry_at(1) + 8), 1);
     CHECK_EQUAL(word(b, entry_at(1) + 12), 1);
     CHECK_EQUAL(word(b, entry_at(1) + 16), 1);
@@ -249,6 +292,8 @@ TEST(wire_format)
     CHECK_EQUAL(word(b, side_at(4, 0, 1) + 12), 1);
 
     CHECK_EQUAL(ivshmem_msg_send(&one, 1, 0xdeadbeef, "hello", 5), 0);
+    CHECK_EQUAL(word(b, ring_at(&one, 0, 1) + 12), crc);
+    set_word(b, ring_at(&one, 0, 1) + 12, 0);
     CHECK_EQUAL(memcmp(b->memory + ring_at(&one, 0, 1), message,
                        sizeof(message)), 0);
     CHECK_EQUAL(word(b, side_at(4, 0, 1) + 4), 32);
@@ -593,7 +638,8 @@ TEST(other_layouts_are_noticed)
     struct ivshmem_msg one, other;
 
     open_msg(b, &one, 4, 0, 0);
-    CHECK_EQUAL(ivshmem_msg_open(&other, b->memory, b->size / 2, 4, 1, 1), 0);
+    CHECK_EQUAL(ivshmem_msg_open(&other, b->memory, b->size / 2, 4, 1, 1,
+                                 link_flags), 0);
     CHECK_EQUAL(ivshmem_msg_poll(&one), 1 << 1);
     CHECK_EQUAL(one.peer[1].state, IVSHMEM_MSG_FOREIGN);
     CHECK_EQUAL(ivshmem_msg_poll(&other), 1 << 0);
@@ -603,6 +649,60 @@ TEST(other_layouts_are_noticed)
     open_msg(b, &other, 4, 1, 1);
     settle(&one, &other);
     CHECK_EQUAL(one.peer[1].state, IVSHMEM_MSG_LINKED);
+    free_bench(b);
+}
+
+TEST(another_choice_of_crc_is_noticed)
+{
+    struct bench *b = new_bench(64 << 10);
+    struct ivshmem_msg one, other;
+    struct ivshmem_msg_header header;
+
+    open_msg(b, &one, 4, 0, 0);
+    CHECK_EQUAL(ivshmem_msg_open(&other, b->memory, b->size, 4, 1, 1,
+                                 link_flags ^ IVSHMEM_MSG_CRC), 0);
+    settle(&one, &other);
+    CHECK_EQUAL(one.peer[1].state, IVSHMEM_MSG_FOREIGN);
+    CHECK_EQUAL(other.peer[0].state, IVSHMEM_MSG_FOREIGN);
+    CHECK_EQUAL(ivshmem_msg_send(&one, 1, 0, NULL, 0), IVSHMEM_MSG_NO_LINK);
+    CHECK_EQUAL(ivshmem_msg_receive(&other, 0, &header, NULL, 0),
+                IVSHMEM_MSG_NO_LINK);
+    free_bench(b);
+}
+
+/*
+ * A peer of the first version says all that makes it one, and stands by a link
+ * with us. That version takes every other word of layout than its own for a
+ * stranger's.
+ */
+TEST(first_version_is_noticed)
+{
+    struct bench *b = new_bench(64 << 10);
+    const uint32_t first_layout = 4 << 8 | 12;
+    struct ivshmem_msg one, late;
+    struct ivshmem_msg_header header;
+
+    open_msg(b, &one, 4, 0, 0);
+    CHECK(word(b, entry_at(0) + 4) != first_layout);
+    CHECK_EQUAL(word(b, entry_at(0)), IVSHMEM_MSG_MAGIC);
+    set_word(b, entry_at(1), IVSHMEM_MSG_MAGIC);
+    set_word(b, entry_at(1) + 4, first_layout);
+    set_word(b, entry_at(1) + 8, 1);
+    set_word(b, entry_at(1) + 12, 1);
+    set_word(b, entry_at(1) + 20, 1);
+    set_word(b, side_at(4, 1, 0), 1 << 16 | one.session);
+    set_word(b, side_at(4, 1, 0) + 4, 16);
+    set_word(b, entry_at(1) + 16, 1);
+    CHECK_EQUAL(ivshmem_msg_poll(&one), 1 << 1);
+    CHECK_EQUAL(one.peer[1].state, IVSHMEM_MSG_FOREIGN);
+    CHECK_EQUAL(ivshmem_msg_doorbell(&one), -1);
+    CHECK_EQUAL(word(b, side_at(4, 0, 1)), 0);
+    CHECK_EQUAL(ivshmem_msg_send(&one, 1, 0, NULL, 0), IVSHMEM_MSG_NO_LINK);
+    CHECK_EQUAL(ivshmem_msg_receive(&one, 1, &header, NULL, 0),
+                IVSHMEM_MSG_NO_LINK);
+    /* and nobody takes its slot for free */
+    open_msg(b, &late, 4, IVSHMEM_MSG_ANY_SLOT, 5);
+    CHECK_EQUAL(late.slot, 2);
     free_bench(b);
 }
 
@@ -626,7 +726,8 @@ TEST(memory_may_contain_anything)
         for (unsigned slot = 0; slot < 8; slot++) {
             if (next_random(&random) % 2) {
                 set_word(b, entry_at(slot), IVSHMEM_MSG_MAGIC);
-                set_word(b, entry_at(slot) + 4, 8 << 8 | 9);
+                set_word(b, entry_at(slot) + 4,
+                         link_flags << 24 | 2 << 16 | 8 << 8 | 9);
                 set_word(b, entry_at(slot) + 8, slot);
                 set_word(b, entry_at(slot) + 16,
                          next_random(&random) % 65535 + 1);
@@ -649,7 +750,10 @@ TEST(memory_may_contain_anything)
     free_bench(b);
 }
 
-/* Each byte of a message damaged in turn, its length included. */
+/*
+ * Each byte of a message damaged in turn, its length included. A link without
+ * a CRC finds what it needs to go on: the length, and the order.
+ */
 TEST(damage_is_found)
 {
     struct bench *b = new_bench(64 << 10);
@@ -669,7 +773,15 @@ TEST(damage_is_found)
         if (byte < 4) {
             /* who lies about the length cannot be followed any further */
             CHECK(result == IVSHMEM_MSG_BROKEN ||
-                  result == IVSHMEM_MSG_BAD_CRC);
+                  result == (link_flags ? IVSHMEM_MSG_BAD_CRC : 20 ^ 0x10));
+        } else if (!link_flags) {
+            CHECK_EQUAL(result, 20);
+            CHECK_EQUAL(other.peer[0].gaps, byte < 8);
+            CHECK_EQUAL(header.type, byte < 8 || byte >= 12 ? 3 :
+                        3 ^ 0x10 << 8 * (byte - 8));
+            CHECK_EQUAL(ivshmem_msg_receive(&other, 0, &header, buffer, 64),
+                        4);
+            CHECK_EQUAL(header.sequence, 1);
         } else {
             CHECK_EQUAL(result, IVSHMEM_MSG_BAD_CRC);
             CHECK_EQUAL(other.peer[0].bad_crc, 1);
@@ -1468,6 +1580,7 @@ static const struct {
 } tests[] = {
 #define ENTRY(name) { #name, name }
     ENTRY(crc_known_answers),
+    ENTRY(crc_by_words_at_any_alignment),
     ENTRY(ring_sizes),
     ENTRY(bad_memory_is_refused),
     ENTRY(wire_format),
@@ -1482,6 +1595,8 @@ static const struct {
     ENTRY(sessions_wrap),
     ENTRY(slots_are_chosen),
     ENTRY(other_layouts_are_noticed),
+    ENTRY(another_choice_of_crc_is_noticed),
+    ENTRY(first_version_is_noticed),
     ENTRY(memory_may_contain_anything),
     ENTRY(damage_is_found),
     ENTRY(nonsense_breaks_the_link_and_no_more),
@@ -1502,15 +1617,19 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-    for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
-        if (argc == 2 && strcmp(argv[1], tests[i].name) == 0) {
+    bool crc = argc == 3 && strcmp(argv[1], "crc") == 0;
+    bool good = crc || (argc == 3 && strcmp(argv[1], "plain") == 0);
+
+    link_flags = crc ? IVSHMEM_MSG_CRC : 0;
+    for (size_t i = 0; good && i < sizeof(tests) / sizeof(tests[0]); i++) {
+        if (strcmp(argv[2], tests[i].name) == 0) {
             /* whatever hangs, not for ever */
             alarm(4 * DEADLINE_MS / 1000);
             tests[i].run();
             return 0;
         }
     }
-    fprintf(stderr, "usage: %s TEST\n", argv[0]);
+    fprintf(stderr, "usage: %s plain|crc TEST\n", argv[0]);
     for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
         fprintf(stderr, "  %s\n", tests[i].name);
     }

@@ -23,8 +23,8 @@ from lab_case import BIN, ROOT, LabCase
 from ivshmem_icmsg import ICMsg, NotBound
 from ivshmem_lab import Lab
 from ivshmem_machines import cortex_m
-from ivshmem_peer import (LEFT, LINKED, BadCrc, Broken, Evicted, Messages,
-                          Peer, ServerError)
+from ivshmem_peer import (FOREIGN, LEFT, LINKED, BadCrc, Broken, Evicted,
+                          Messages, Peer, ServerError)
 
 GUEST = ROOT / 'build/guest'
 HOST_PEER = GUEST / 'ivshmem-peer'
@@ -35,10 +35,11 @@ class Exchange:
     """What guest/exchange.c does: the demonstration's side in Python."""
     DATA, REPORT = 1, 2
 
-    def __init__(self, peer, messages=1000, control=None):
+    def __init__(self, peer, messages=1000, control=None, crc=False):
         self.peer = peer
         self.messages = messages
         self.control = control
+        self.crc = crc
 
     @staticmethod
     def payload(sender, sequence):
@@ -60,7 +61,8 @@ class Exchange:
         deadline = time.monotonic() + DEADLINE
         sent = received = 0
         theirs, told = None, False
-        with Messages(self.peer, control=self.control) as messages:
+        with Messages(self.peer, control=self.control,
+                      crc=self.crc) as messages:
             while theirs is None or not told:
                 messages.poll()
                 message = messages.receive()
@@ -154,6 +156,17 @@ class WithFirmware(PeerTest):
                 peer()
                 self.assert_passed(firmware)
 
+    def test_messages_with_a_crc(self):
+        self.start_server()
+        for peer in (lambda: self.assert_passed(self.start_host_peer(
+                         'exchange', 'crc=1')),
+                     lambda: self.assertEqual(Exchange(
+                         self.python_peer(), crc=True).run(), (1000, 1000))):
+            with self.subTest():
+                firmware = self.start_firmware('crc=1')
+                peer()
+                self.assert_passed(firmware)
+
 
 class WithEachOther(PeerTest):
 
@@ -239,14 +252,15 @@ class WithEachOther(PeerTest):
 
     def test_wrong_words_are_refused(self):
         self.start_server()
-        for word in ('peers=0', 'peers=8', 'vectors=0', 'vectors=65', 'peer=1'):
+        for word in ('peers=0', 'peers=8', 'vectors=0', 'vectors=65', 'crc=2',
+                     'peer=1'):
             with self.subTest(word):
                 host = self.start_host_peer('exchange', word)
                 self.wait_for_end(host)
                 self.assertEqual(host.status, 2)
                 self.assertEqual(host.lines, [
                     f"ivshmem-peer: exchange: '{word}', expected messages=N, "
-                    'peers=1 to 7 or vectors=1 to 64'])
+                    'peers=1 to 7, vectors=1 to 64 or crc=0 to 1'])
 
     def test_all_see_the_same_memory(self):
         self.start_server('-l', '64K')
@@ -268,8 +282,8 @@ class WithEachOther(PeerTest):
     def test_python_messages_among_themselves(self):
         self.start_server('-l', '64K')
         with self.python_peer() as one, self.python_peer() as other, \
-                Messages(one, slots=2) as a:
-            b = Messages(other, slots=2)
+                Messages(one, slots=2, crc=True) as a:
+            b = Messages(other, slots=2, crc=True)
             for messages in (a, b, a, b):
                 messages.poll()
             self.assertEqual(a.linked(), [b.slot])
@@ -293,7 +307,7 @@ class WithEachOther(PeerTest):
             self.assertEqual(a.receive(b.slot).payload, b'bye')
 
             # nonsense is not listened to
-            with Messages(other, slots=2) as b:
+            with Messages(other, slots=2, crc=True) as b:
                 for messages in (a, b, a, b):
                     messages.poll()
                 head = b._ours(a.slot) + b._HEAD
@@ -307,6 +321,24 @@ class WithEachOther(PeerTest):
             with Messages(other, slots=2, slot=a.slot):
                 with self.assertRaises(Evicted):
                     a.poll()
+
+    def test_strangers_refuse_each_other(self):
+        """Another choice of CRC, or the first version of the layout."""
+        self.start_server()
+        host = self.start_host_peer('exchange', 'crc=1')
+        self.lab.wait_for_line(host, 'id 0, slot 0')
+        with self.python_peer() as peer, Messages(peer) as messages:
+            messages.poll()
+            self.assertEqual(messages.state(0), FOREIGN)
+            # nobody rings a stranger by itself
+            peer.ring(0)
+            self.lab.wait_for_line(host, 'slot 1: a peer with another version, '
+                                   'choice of CRC, number of slots or size of '
+                                   'shared memory')
+            messages._words[messages._entry(0) + messages._LAYOUT] = \
+                messages._layout & 0xffff
+            messages.poll()
+            self.assertEqual(messages.state(0), FOREIGN)
 
     def test_python_rings_a_moved_peer_under_its_new_id(self):
         self.start_server('-l', '64K')

@@ -283,8 +283,11 @@ class Messages:
     slot    0 to slots - 1, or None: choose one
     vector  on which peers are rung for messages
     control on which they are rung for who came or left; None: the same
+    crc     messages have a CRC; the same for all peers
     """
     MAGIC = 0x314d5649
+    VERSION = 2
+    CRC = 1
     ALIGN = 16
     MIN_RING = 256
     MAX_RING = 1 << 30
@@ -295,7 +298,8 @@ class Messages:
     # ... and of a side, both of which have 16
     _LINK, _HEAD, _TAIL, _WANTS = range(4)
 
-    def __init__(self, peer, slots=8, slot=None, vector=0, control=None):
+    def __init__(self, peer, slots=8, slot=None, vector=0, control=None,
+                 crc=False):
         size = len(peer.memory)
         if not 2 <= slots <= 31 or slot is not None and \
                 not 0 <= slot < slots:
@@ -304,6 +308,7 @@ class Messages:
         self.slots = slots
         self.vector = vector
         self.control = vector if control is None else control
+        self.crc = crc
         self._rings = (slots + slots * slots) * 64
         room = (size - self._rings) // (slots * (slots - 1))
         if room < self.MIN_RING:
@@ -314,7 +319,8 @@ class Messages:
         self._bytes = memoryview(peer.memory)
         self._words = self._bytes[:size // 4 * 4].cast('I')
         self._lock = threading.Lock()
-        self._layout = slots << 8 | self.ring_size.bit_length() - 1
+        self._layout = (self.CRC if crc else 0) << 24 | self.VERSION << 16 | \
+            slots << 8 | self.ring_size.bit_length() - 1
         self._slot = [_Slot() for _ in range(slots)]
         self._due = set()       # slots and vectors
         self.slot = self._choose_slot() if slot is None else slot
@@ -371,7 +377,8 @@ class Messages:
             return False
         fields = struct.pack('<III', len(payload), view.sent & 0xffffffff,
                              type)
-        header = fields + struct.pack('<I', zlib.crc32(fields + payload))
+        header = fields + struct.pack(
+            '<I', zlib.crc32(fields + payload) if self.crc else 0)
         self._copy_in(self._ring(self.slot, slot), view.head, header + payload)
         view.sent += 1
         view.head = view.head + need & 0xffffffff
@@ -416,7 +423,7 @@ class Messages:
         view.tail = view.tail + self.ALIGN + self._padded(length) & 0xffffffff
         self._words[self._ours(slot) + self._TAIL] = view.tail
         self._due_if_wanted(slot, self.WANT_SPACE)
-        if zlib.crc32(header[:12] + payload) != crc:
+        if self.crc and zlib.crc32(header[:12] + payload) != crc:
             raise BadCrc(slot)
         return Message(slot, sequence, type_, payload)
 

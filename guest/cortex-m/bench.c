@@ -198,7 +198,7 @@ static unsigned link_up(unsigned slot)
 {
     ivshmem_msg_open(&msg, (uint8_t *)blocks + BENCH_MESSAGES,
                      BOARD_IVSHMEM_MEMORY_SIZE - BENCH_MESSAGES, 2, (int)slot,
-                     ivshmem_flat_id(&ivshmem));
+                     ivshmem_flat_id(&ivshmem), 0);
     for (;;) {
         rung = false;
         ivshmem_msg_poll(&msg);

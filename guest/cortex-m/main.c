@@ -16,6 +16,7 @@
  *               up to 4: from 2 on, control goes on a vector of its own
  *   revision=0  the device is of revision 0, whose interrupt is a level
  *   slot=N      our slot; by default it follows from the id
+ *   crc=1       messages have a CRC, with all peers
  *   tick=N      look at device and memory each N ms too, at most 671
  *
  * Without tick there is no timer: the core sleeps until a doorbell wakes it.
@@ -40,6 +41,7 @@ static const unsigned inputs[BOARD_IVSHMEM_VECTORS] = BOARD_IVSHMEM_INPUTS;
 static uint32_t vectors = 1;
 static uint32_t revision = 1;
 static uint32_t slot = (uint32_t)IVSHMEM_MSG_ANY_SLOT;
+static uint32_t crc;
 static uint32_t tick;
 
 static struct ivshmem_flat ivshmem;
@@ -100,6 +102,7 @@ static void read_options(void)
     vectors = option(line, " vectors=", vectors);
     revision = option(line, " revision=", revision);
     slot = option(line, " slot=", slot);
+    crc = option(line, " crc=", crc);
     tick = option(line, " tick=", tick);
 }
 
@@ -109,7 +112,7 @@ static bool options_are_good(void)
            vectors >= 1 && vectors <= BOARD_IVSHMEM_VECTORS &&
            (revision == 1 || (revision == 0 && vectors == 1)) &&
            (slot < EXCHANGE_SLOTS || slot == (uint32_t)IVSHMEM_MSG_ANY_SLOT) &&
-           tick <= MAX_TICK_MS;
+           crc <= 1 && tick <= MAX_TICK_MS;
 }
 
 static void init_device(void)
@@ -186,7 +189,7 @@ int main(void)
     read_options();
     if (!options_are_good()) {
         print("expected peers=1 to %u, vectors=1 to %u, revision=0 (with "
-              "vectors=1) or 1, slot=0 to %u, tick=0 to %u\n",
+              "vectors=1) or 1, slot=0 to %u, crc=0 or 1, tick=0 to %u\n",
               EXCHANGE_SLOTS - 1, BOARD_IVSHMEM_VECTORS, EXCHANGE_SLOTS - 1,
               (unsigned)MAX_TICK_MS);
         return 2;
@@ -196,7 +199,7 @@ int main(void)
     touch_end_of_memory();
     if (ivshmem_msg_open(&msg, (void *)BOARD_IVSHMEM_MEMORY,
                          BOARD_IVSHMEM_MEMORY_SIZE, EXCHANGE_SLOTS,
-                         (int)slot, id)) {
+                         (int)slot, id, crc ? IVSHMEM_MSG_CRC : 0)) {
         print("shared memory at %x cannot be used\n", BOARD_IVSHMEM_MEMORY);
         return 2;
     }

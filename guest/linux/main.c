@@ -31,10 +31,11 @@ static const char usage[] =
     "machine, the PCI address of an ivshmem-doorbell device, or /dev/uio0, an\n"
     "ivshmem-flat device. COMMAND is one of\n"
     "\n"
-    "  exchange [messages=N] [peers=N] [vectors=N]\n"
+    "  exchange [messages=N] [peers=N] [vectors=N] [crc=1]\n"
     "                         exchange N messages (1000) with each of N peers\n"
     "                         (1) and check them; all peers have N vectors (1),\n"
-    "                         from 2 on one for control; the default\n"
+    "                         from 2 on one for control; messages have a CRC,\n"
+    "                         with all peers; the default\n"
     "  echo                   send each message back, to all who come\n"
     "  icmsg PEER [messages=N] [tx=OFFSET] [rx=OFFSET] [size=N] [align=N]\n"
     "        [sessions=1]     speak Zephyr's ICMsg with a peer: send N messages\n"
@@ -72,10 +73,11 @@ static void ring_due(struct ivshmem *ivshmem, struct ivshmem_msg *msg)
     }
 }
 
-static void open_messages(struct ivshmem *ivshmem, struct ivshmem_msg *msg)
+static void open_messages(struct ivshmem *ivshmem, struct ivshmem_msg *msg,
+                          uint32_t flags)
 {
     if (ivshmem_msg_open(msg, ivshmem->memory, ivshmem->size, EXCHANGE_SLOTS,
-                         IVSHMEM_MSG_ANY_SLOT, ivshmem->id)) {
+                         IVSHMEM_MSG_ANY_SLOT, ivshmem->id, flags)) {
         errx(2, "shared memory of %zu bytes cannot be used", ivshmem->size);
     }
     say("id %u, slot %u\n", (unsigned)ivshmem->id, (unsigned)msg->slot);
@@ -103,6 +105,7 @@ static bool do_exchange(struct ivshmem *ivshmem, char **words)
     struct exchange x = {
         .msg = &msg, .messages = 1000, .peers = 1, .say = say,
     };
+    uint32_t crc = 0;
     bool over, good;
 
     for (; *words; words++) {
@@ -111,13 +114,15 @@ static bool do_exchange(struct ivshmem *ivshmem, char **words)
             !(strncmp(*words, "peers=", 6) == 0 &&
               number(*words + 6, 1, EXCHANGE_SLOTS - 1, &x.peers)) &&
             !(strncmp(*words, "vectors=", 8) == 0 &&
-              number(*words + 8, 1, IVSHMEM_MAX_VECTORS, &vectors))) {
-            errx(2, "exchange: '%s', expected messages=N, peers=1 to %d or "
-                 "vectors=1 to %d", *words, EXCHANGE_SLOTS - 1,
+              number(*words + 8, 1, IVSHMEM_MAX_VECTORS, &vectors)) &&
+            !(strncmp(*words, "crc=", 4) == 0 &&
+              number(*words + 4, 0, 1, &crc))) {
+            errx(2, "exchange: '%s', expected messages=N, peers=1 to %d, "
+                 "vectors=1 to %d or crc=0 to 1", *words, EXCHANGE_SLOTS - 1,
                  IVSHMEM_MAX_VECTORS);
         }
     }
-    open_messages(ivshmem, &msg);
+    open_messages(ivshmem, &msg, crc ? IVSHMEM_MSG_CRC : 0);
     for (;;) {
         over = exchange_step(&x);
         ring_due(ivshmem, &msg);
@@ -178,7 +183,7 @@ static bool do_echo(struct ivshmem *ivshmem, char **words)
     int32_t changed;
 
     (void)words;
-    open_messages(ivshmem, &msg);
+    open_messages(ivshmem, &msg, 0);
     for (unsigned slot = 0; slot < msg.slots; slot++) {
         echo[slot].payload = malloc(msg.ring_size);
         if (!echo[slot].payload) {
