@@ -12,6 +12,8 @@
  *  + A store with release of a word that its reader loads with acquire makes
  *    all that was written before visible: an entry by its session, a side by
  *    its link, a message by head, free space by tail.
+ *  + A side's indices are loaded when what is known of them does not suffice.
+ *    All other loads of the other side's words need no order.
  *  + Where one side writes and then asks whether the other sleeps, and the
  *    other says that it sleeps and then looks once more, only a full_barrier()
  *    between store and load keeps both from missing each other.
@@ -42,6 +44,12 @@ static uint32_t le32(uint32_t value)
 static uint32_t load(const uint32_t *word)
 {
     return le32(__atomic_load_n(word, __ATOMIC_ACQUIRE));
+}
+
+/* The same where it does not matter what else is seen. */
+static uint32_t look(const uint32_t *word)
+{
+    return le32(__atomic_load_n(word, __ATOMIC_RELAXED));
 }
 
 static void store(uint32_t *word, uint32_t value)
@@ -120,7 +128,8 @@ static uint32_t crc_word(uint32_t crc)
 }
 
 /* Aligned words: @data may lie in device memory, see copy_to_shared(). */
-uint32_t ivshmem_msg_crc(uint32_t crc, const void *data, size_t length)
+uint32_t ivshmem_msg_crc(uint32_t crc, const volatile void *data,
+                         size_t length)
 {
     const volatile uint8_t *byte = data;
 
@@ -244,17 +253,17 @@ static bool evicted(const struct ivshmem_msg *msg)
 {
     const struct ivshmem_msg_entry *e = entry(msg, msg->slot);
 
-    return load(&e->session) != msg->session || load(&e->id) != msg->id;
+    return look(&e->session) != msg->session || look(&e->id) != msg->id;
 }
 
-static void due(struct ivshmem_msg *msg, unsigned slot)
+static uint32_t bit(unsigned slot)
 {
-    msg->due |= 1u << slot;
+    return 1u << slot;
 }
 
 static void due_control(struct ivshmem_msg *msg, unsigned slot)
 {
-    msg->due_control |= 1u << slot;
+    msg->due_control |= bit(slot);
 }
 
 /* Whoever we greet, or have greeted, is told when we go or move. */
@@ -267,6 +276,49 @@ static void due_control_all(struct ivshmem_msg *msg)
             msg->peer[slot].state == IVSHMEM_MSG_LINKED) {
             due_control(msg, slot);
         }
+    }
+}
+
+/*
+ * Let a peer see how far we are in the rings, and ring it if it waits for that.
+ */
+static void publish(struct ivshmem_msg *msg, unsigned slot)
+{
+    const struct ivshmem_msg_peer *peer = &msg->peer[slot];
+    struct ivshmem_msg_side *our = ours(msg, slot);
+    uint32_t want = 0;
+
+    if (msg->committed & bit(slot)) {
+        store(&our->head, peer->head);
+        want |= IVSHMEM_MSG_WANT_MESSAGES;
+    }
+    if (msg->released & bit(slot)) {
+        store(&our->tail, peer->tail);
+        want |= IVSHMEM_MSG_WANT_SPACE;
+    }
+    msg->committed &= ~bit(slot);
+    msg->released &= ~bit(slot);
+    if (want) {
+        full_barrier();
+        if (look(&theirs(msg, slot)->wants) & want) {
+            msg->due |= bit(slot);
+        }
+    }
+}
+
+static void publish_all(struct ivshmem_msg *msg)
+{
+    uint32_t slots = msg->committed | msg->released;
+
+    for (; slots; slots &= slots - 1) {
+        publish(msg, (unsigned)__builtin_ctz(slots));
+    }
+}
+
+void ivshmem_msg_publish(struct ivshmem_msg *msg, unsigned slot)
+{
+    if (!evicted(msg)) {
+        publish(msg, slot);
     }
 }
 
@@ -318,6 +370,7 @@ int ivshmem_msg_open(struct ivshmem_msg *msg, void *memory, size_t size,
 void ivshmem_msg_close(struct ivshmem_msg *msg)
 {
     if (!evicted(msg)) {
+        publish_all(msg);
         store(&entry(msg, msg->slot)->session, 0);
         due_control_all(msg);
     }
@@ -345,7 +398,9 @@ static void greet(struct ivshmem_msg *msg, unsigned slot, uint32_t id,
         .session = session,
         .wants = IVSHMEM_MSG_WANT_MESSAGES,
     };
-    /* indices count for one link only: see linked_load() */
+    msg->committed &= ~bit(slot);
+    msg->released &= ~bit(slot);
+    /* indices count for one link only: see index_counts() */
     store(&our->link, 0);
     store(&our->head, 0);
     store(&our->tail, 0);
@@ -412,7 +467,7 @@ int32_t ivshmem_msg_poll(struct ivshmem_msg *msg)
     }
     for (slot = 0; slot < msg->slots; slot++) {
         if (slot != msg->slot && poll_slot(msg, slot)) {
-            changed |= 1u << slot;
+            changed |= bit(slot);
         }
     }
     return (int32_t)changed;
@@ -432,6 +487,9 @@ static int32_t next_due(const struct ivshmem_msg *msg, uint32_t *mask)
 
 int32_t ivshmem_msg_doorbell(struct ivshmem_msg *msg)
 {
+    if ((msg->committed | msg->released) && !evicted(msg)) {
+        publish_all(msg);
+    }
     /* who has not rung for control apart does both at once */
     msg->due |= msg->due_control;
     msg->due_control = 0;
@@ -448,35 +506,27 @@ int32_t ivshmem_msg_doorbell_control(struct ivshmem_msg *msg)
  */
 
 /*
- * Load one of the peer's indices. It means something only as long as the
- * peer stands by the link: one that restarts takes back the link before it
- * resets its indices, so we look at the link before and after.
+ * Whether one of the peer's indices, which was just loaded, means something. It
+ * does as long as the peer stands by the link: one that restarts takes back the
+ * link before it resets its indices. That the link was there before, poll has
+ * seen.
  */
-static bool linked_load(const struct ivshmem_msg *msg, unsigned slot,
-                        const uint32_t *index, uint32_t *value)
+static bool index_counts(const struct ivshmem_msg *msg, unsigned slot)
 {
-    if (!linked(msg, slot)) {
-        return false;
-    }
-    *value = load(index);
-    return linked(msg, slot);
-}
-
-/* Ring the peer if it wants that, after a store that it may be waiting for. */
-static void due_if_wanted(struct ivshmem_msg *msg, unsigned slot,
-                          uint32_t want)
-{
-    full_barrier();
-    if (load(&theirs(msg, slot)->wants) & want) {
-        due(msg, slot);
-    }
+    return look(&theirs(msg, slot)->link) ==
+           (msg->peer[slot].session << 16 | msg->session);
 }
 
 static void set_wants(struct ivshmem_msg *msg, unsigned slot, uint32_t wants)
 {
-    if (msg->peer[slot].wants != wants) {
-        msg->peer[slot].wants = wants;
+    struct ivshmem_msg_peer *peer = &msg->peer[slot];
+    uint32_t more = wants & ~peer->wants;
+
+    if (peer->wants != wants) {
+        peer->wants = wants;
         store(&ours(msg, slot)->wants, wants);
+    }
+    if (more) {
         full_barrier();
     }
 }
@@ -500,11 +550,19 @@ static bool ring_used(const struct ivshmem_msg *msg, uint32_t head,
     return *used <= msg->ring_size && *used % IVSHMEM_MSG_ALIGN == 0;
 }
 
-/* The part of a copy that comes before the end of the ring. */
-static uint32_t before_wrap(const struct ivshmem_msg *msg, uint32_t start,
-                            uint32_t length)
+/* The @length bytes at @index of a ring. */
+static void set_span(const struct ivshmem_msg *msg, uint8_t *ring_start,
+                     uint32_t index, uint32_t length,
+                     struct ivshmem_msg_span span[2])
 {
-    return length < msg->ring_size - start ? length : msg->ring_size - start;
+    uint32_t start = index & (msg->ring_size - 1);
+    uint32_t room = msg->ring_size - start;
+    uint32_t first = length < room ? length : room;
+
+    span[0].data = ring_start + start;
+    span[0].length = first;
+    span[1].data = ring_start;
+    span[1].length = length - first;
 }
 
 /*
@@ -512,69 +570,63 @@ static uint32_t before_wrap(const struct ivshmem_msg *msg, uint32_t start,
  * There an access that is not aligned is a fault, which rules out memcpy():
  * on the shared side, which is always aligned, copy words, and then bytes.
  */
-static void copy_to_shared(uint8_t *to, const uint8_t *from, uint32_t length)
+static void copy_to_shared(volatile void *to, const void *from,
+                           uint32_t length)
 {
+    volatile uint8_t *t = to;
+    const uint8_t *f = from;
     uint32_t word;
 
     for (; length >= sizeof(word); length -= (uint32_t)sizeof(word)) {
-        __builtin_memcpy(&word, from, sizeof(word));
-        *(volatile uint32_t *)(void *)to = word;
-        to += sizeof(word);
-        from += sizeof(word);
+        __builtin_memcpy(&word, f, sizeof(word));
+        *(volatile uint32_t *)(volatile void *)t = word;
+        t += sizeof(word);
+        f += sizeof(word);
     }
     while (length--) {
-        *(volatile uint8_t *)to++ = *from++;
-    }
-}
-
-static void copy_from_shared(uint8_t *to, const uint8_t *from, uint32_t length)
-{
-    uint32_t word;
-
-    for (; length >= sizeof(word); length -= (uint32_t)sizeof(word)) {
-        word = *(const volatile uint32_t *)(const void *)from;
-        __builtin_memcpy(to, &word, sizeof(word));
-        to += sizeof(word);
-        from += sizeof(word);
-    }
-    while (length--) {
-        *to++ = *(const volatile uint8_t *)from++;
-    }
-}
-
-static void copy_in(const struct ivshmem_msg *msg, uint8_t *to,
-                    uint32_t index, const void *data, uint32_t length)
-{
-    uint32_t start = index & (msg->ring_size - 1);
-    uint32_t first = before_wrap(msg, start, length);
-
-    copy_to_shared(to + start, data, first);
-    if (length > first) {
-        copy_to_shared(to, (const uint8_t *)data + first, length - first);
+        *t++ = *f++;
     }
 }
 
 /* What was copied is what is looked at, whatever the peer does meanwhile. */
-static void copy_out(const struct ivshmem_msg *msg, const uint8_t *from,
-                     uint32_t index, void *data, uint32_t length)
+static void copy_from_shared(void *to, const volatile void *from,
+                             uint32_t length)
 {
-    uint32_t start = index & (msg->ring_size - 1);
-    uint32_t first = before_wrap(msg, start, length);
+    uint8_t *t = to;
+    const volatile uint8_t *f = from;
+    uint32_t word;
 
-    copy_from_shared(data, from + start, first);
-    if (length > first) {
-        copy_from_shared((uint8_t *)data + first, from, length - first);
+    for (; length >= sizeof(word); length -= (uint32_t)sizeof(word)) {
+        word = *(const volatile uint32_t *)(const volatile void *)f;
+        __builtin_memcpy(t, &word, sizeof(word));
+        t += sizeof(word);
+        f += sizeof(word);
+    }
+    while (length--) {
+        *t++ = *f++;
     }
 }
 
-/* The CRC covers the header as it stands in the ring, and the payload. */
-static uint32_t message_crc(const struct ivshmem_msg_header *wire,
-                            const void *payload, uint32_t length)
+/* Where header number @index stands; it never wraps. */
+static uint8_t *header_at(const struct ivshmem_msg *msg, uint8_t *ring_start,
+                          uint32_t index)
 {
-    uint32_t crc = ivshmem_msg_crc(0, wire,
-                                   offsetof(struct ivshmem_msg_header, crc));
+    return ring_start + (index & (msg->ring_size - 1));
+}
 
-    return ivshmem_msg_crc(crc, payload, length);
+/* The CRC covers the header as it stands in the ring, and the payload. */
+static uint32_t header_crc(const struct ivshmem_msg_header *wire)
+{
+    return ivshmem_msg_crc(0, wire, offsetof(struct ivshmem_msg_header, crc));
+}
+
+static uint32_t span_crc(const struct ivshmem_msg_header *wire,
+                         const struct ivshmem_msg_span span[2])
+{
+    uint32_t crc = header_crc(wire);
+
+    crc = ivshmem_msg_crc(crc, span[0].data, span[0].length);
+    return ivshmem_msg_crc(crc, span[1].data, span[1].length);
 }
 
 /*
@@ -585,39 +637,42 @@ static uint32_t message_crc(const struct ivshmem_msg_header *wire,
 static int check_space(struct ivshmem_msg *msg, unsigned slot, uint32_t need)
 {
     struct ivshmem_msg_peer *peer = &msg->peer[slot];
-    const struct ivshmem_msg_side *their = theirs(msg, slot);
-    uint32_t tail, used;
+    uint32_t used = peer->head - peer->seen_tail;
     int attempt;
 
-    for (attempt = 0; attempt < 2; attempt++) {
-        if (!linked_load(msg, slot, &their->tail, &tail)) {
+    for (attempt = 0; need > msg->ring_size - used; attempt++) {
+        uint32_t tail = load(&theirs(msg, slot)->tail);
+
+        if (!index_counts(msg, slot)) {
             return IVSHMEM_MSG_NO_LINK;
         }
         if (!ring_used(msg, peer->head, tail, &used)) {
             return broken(peer);
         }
-        if (need <= msg->ring_size - used) {
-            set_wants(msg, slot, peer->wants & ~IVSHMEM_MSG_WANT_SPACE);
-            return 0;
+        peer->seen_tail = tail;
+        if (need > msg->ring_size - used) {
+            if (attempt > 0) {
+                return IVSHMEM_MSG_FULL;
+            }
+            set_wants(msg, slot, peer->wants | IVSHMEM_MSG_WANT_SPACE);
         }
-        set_wants(msg, slot, peer->wants | IVSHMEM_MSG_WANT_SPACE);
     }
-    return IVSHMEM_MSG_FULL;
+    set_wants(msg, slot, peer->wants & ~IVSHMEM_MSG_WANT_SPACE);
+    return 0;
 }
 
-int ivshmem_msg_send(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
-                     const void *payload, size_t length)
+int ivshmem_msg_reserve(struct ivshmem_msg *msg, unsigned slot, size_t length,
+                        struct ivshmem_msg_span span[2])
 {
     struct ivshmem_msg_peer *peer = &msg->peer[slot];
-    struct ivshmem_msg_header wire;
     uint32_t need;
-    uint8_t *to;
     int error;
 
+    peer->reserved = 0;
     if (evicted(msg)) {
         return IVSHMEM_MSG_EVICTED;
     }
-    if (peer->state != IVSHMEM_MSG_LINKED) {
+    if (peer->state != IVSHMEM_MSG_LINKED || !index_counts(msg, slot)) {
         return IVSHMEM_MSG_NO_LINK;
     }
     if (length > msg->ring_size - HEADER_SIZE) {
@@ -628,19 +683,60 @@ int ivshmem_msg_send(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
     if (error) {
         return error;
     }
+    peer->reserved = need;
+    set_span(msg, ring(msg, msg->slot, slot), peer->head + HEADER_SIZE,
+             (uint32_t)length, span);
+    return 0;
+}
 
+int ivshmem_msg_commit(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
+                       size_t length)
+{
+    struct ivshmem_msg_peer *peer = &msg->peer[slot];
+    struct ivshmem_msg_header wire;
+    uint8_t *to;
+
+    if (!peer->reserved) {
+        return IVSHMEM_MSG_NO_LINK;
+    }
+    if (length > peer->reserved - HEADER_SIZE) {
+        return IVSHMEM_MSG_TOO_LONG;
+    }
+    to = ring(msg, msg->slot, slot);
     wire.length = le32((uint32_t)length);
     wire.sequence = le32(peer->sent);
     wire.type = le32(type);
-    wire.crc = msg->flags & IVSHMEM_MSG_CRC ?
-               le32(message_crc(&wire, payload, (uint32_t)length)) : 0;
-    to = ring(msg, msg->slot, slot);
-    copy_in(msg, to, peer->head, &wire, HEADER_SIZE);
-    copy_in(msg, to, peer->head + HEADER_SIZE, payload, (uint32_t)length);
+    wire.crc = 0;
+    if (msg->flags & IVSHMEM_MSG_CRC) {
+        struct ivshmem_msg_span span[2];
+
+        set_span(msg, to, peer->head + HEADER_SIZE, (uint32_t)length, span);
+        wire.crc = le32(span_crc(&wire, span));
+    }
+    copy_to_shared(header_at(msg, to, peer->head), &wire, HEADER_SIZE);
     peer->sent++;
-    peer->head += need;
-    store(&ours(msg, slot)->head, peer->head);
-    due_if_wanted(msg, slot, IVSHMEM_MSG_WANT_MESSAGES);
+    peer->head += HEADER_SIZE + padded((uint32_t)length);
+    peer->reserved = 0;
+    msg->committed |= bit(slot);
+    return 0;
+}
+
+int ivshmem_msg_send(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
+                     const void *payload, size_t length)
+{
+    struct ivshmem_msg_span span[2];
+    int error = ivshmem_msg_reserve(msg, slot, length, span);
+
+    if (error) {
+        return error;
+    }
+    copy_to_shared(span[0].data, payload, span[0].length);
+    if (span[1].length) {
+        copy_to_shared(span[1].data, (const uint8_t *)payload + span[0].length,
+                       span[1].length);
+    }
+    ivshmem_msg_commit(msg, slot, type, length);
+    publish(msg, slot);
     return 0;
 }
 
@@ -648,33 +744,40 @@ int ivshmem_msg_send(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
 static int32_t waiting(struct ivshmem_msg *msg, unsigned slot)
 {
     struct ivshmem_msg_peer *peer = &msg->peer[slot];
-    uint32_t head, used;
+    uint32_t head = peer->seen_head;
+    uint32_t used;
 
     if (peer->state == IVSHMEM_MSG_DEAD) {
         return IVSHMEM_MSG_BROKEN;
     }
+    if (head == peer->tail) {
+        head = load(&theirs(msg, slot)->head);
+    }
     if ((peer->state != IVSHMEM_MSG_LINKED &&
-         peer->state != IVSHMEM_MSG_LEFT) ||
-        !linked_load(msg, slot, &theirs(msg, slot)->head, &head)) {
+         peer->state != IVSHMEM_MSG_LEFT) || !index_counts(msg, slot)) {
         return IVSHMEM_MSG_NO_LINK;
     }
     if (!ring_used(msg, head, peer->tail, &used)) {
         return broken(peer);
     }
+    peer->seen_head = head;
     return (int32_t)used;
 }
 
-int32_t ivshmem_msg_receive(struct ivshmem_msg *msg, unsigned slot,
-                            struct ivshmem_msg_header *header,
-                            void *buffer, size_t capacity)
+/*
+ * The next message's header, as it stands in the ring, and where its payload
+ * is. Returns the payload's length or an error.
+ */
+static int32_t next_message(struct ivshmem_msg *msg, unsigned slot,
+                            struct ivshmem_msg_header *wire,
+                            struct ivshmem_msg_span span[2])
 {
     struct ivshmem_msg_peer *peer = &msg->peer[slot];
-    struct ivshmem_msg_header wire;
-    bool fits, good = false;
-    const uint8_t *from;
+    uint8_t *from;
     uint32_t length;
     int32_t used;
 
+    peer->peeked = 0;
     if (evicted(msg)) {
         return IVSHMEM_MSG_EVICTED;
     }
@@ -685,35 +788,109 @@ int32_t ivshmem_msg_receive(struct ivshmem_msg *msg, unsigned slot,
 
     /* used is a multiple of the header's size: a header at least is there */
     from = ring(msg, slot, msg->slot);
-    copy_out(msg, from, peer->tail, &wire, HEADER_SIZE);
-    length = le32(wire.length);
+    copy_from_shared(wire, header_at(msg, from, peer->tail), HEADER_SIZE);
+    length = le32(wire->length);
     if (length > (uint32_t)used - HEADER_SIZE) {
         return broken(peer);
     }
-    fits = length <= capacity;
-    if (fits) {
-        copy_out(msg, from, peer->tail + HEADER_SIZE, buffer, length);
-        good = !(msg->flags & IVSHMEM_MSG_CRC) ||
-               message_crc(&wire, buffer, length) == le32(wire.crc);
-    }
-    peer->tail += HEADER_SIZE + padded(length);
-    store(&ours(msg, slot)->tail, peer->tail);
-    due_if_wanted(msg, slot, IVSHMEM_MSG_WANT_SPACE);
-
-    if (!good) {
-        peer->expected++;
-        peer->bad_crc += fits;
-        peer->too_long += !fits;
-        return fits ? IVSHMEM_MSG_BAD_CRC : IVSHMEM_MSG_TOO_LONG;
-    }
-    header->length = length;
-    header->sequence = le32(wire.sequence);
-    header->type = le32(wire.type);
-    header->crc = le32(wire.crc);
-    peer->gaps += header->sequence != peer->expected;
-    peer->expected = header->sequence + 1;
-    peer->received++;
+    peer->peeked = HEADER_SIZE + padded(length);
+    peer->sequence = le32(wire->sequence);
+    set_span(msg, from, peer->tail + HEADER_SIZE, length, span);
     return (int32_t)length;
+}
+
+/* Have done with the message that was peeked at. */
+static void take(struct ivshmem_msg *msg, unsigned slot)
+{
+    struct ivshmem_msg_peer *peer = &msg->peer[slot];
+
+    peer->tail += peer->peeked;
+    peer->peeked = 0;
+    msg->released |= bit(slot);
+}
+
+/* The same if the message cannot be given to the caller. */
+static int32_t drop(struct ivshmem_msg *msg, unsigned slot, int32_t error)
+{
+    struct ivshmem_msg_peer *peer = &msg->peer[slot];
+
+    peer->expected++;
+    peer->bad_crc += error == IVSHMEM_MSG_BAD_CRC;
+    peer->too_long += error == IVSHMEM_MSG_TOO_LONG;
+    take(msg, slot);
+    return error;
+}
+
+static void tell(struct ivshmem_msg_header *header,
+                 const struct ivshmem_msg_header *wire)
+{
+    header->length = le32(wire->length);
+    header->sequence = le32(wire->sequence);
+    header->type = le32(wire->type);
+    header->crc = le32(wire->crc);
+}
+
+int32_t ivshmem_msg_peek(struct ivshmem_msg *msg, unsigned slot,
+                         struct ivshmem_msg_header *header,
+                         struct ivshmem_msg_span span[2])
+{
+    struct ivshmem_msg_header wire;
+    int32_t length = next_message(msg, slot, &wire, span);
+
+    if (length < 0) {
+        return length;
+    }
+    if (msg->flags & IVSHMEM_MSG_CRC && span_crc(&wire, span) !=
+                                        le32(wire.crc)) {
+        return drop(msg, slot, IVSHMEM_MSG_BAD_CRC);
+    }
+    tell(header, &wire);
+    return length;
+}
+
+void ivshmem_msg_release(struct ivshmem_msg *msg, unsigned slot)
+{
+    struct ivshmem_msg_peer *peer = &msg->peer[slot];
+
+    if (peer->peeked) {
+        peer->gaps += peer->sequence != peer->expected;
+        peer->expected = peer->sequence + 1;
+        peer->received++;
+        take(msg, slot);
+    }
+}
+
+int32_t ivshmem_msg_receive(struct ivshmem_msg *msg, unsigned slot,
+                            struct ivshmem_msg_header *header,
+                            void *buffer, size_t capacity)
+{
+    struct ivshmem_msg_span span[2];
+    struct ivshmem_msg_header wire;
+    int32_t length = next_message(msg, slot, &wire, span);
+
+    if (length < 0) {
+        return length;
+    }
+    if ((uint32_t)length > capacity) {
+        length = drop(msg, slot, IVSHMEM_MSG_TOO_LONG);
+    } else {
+        copy_from_shared(buffer, span[0].data, span[0].length);
+        if (span[1].length) {
+            copy_from_shared((uint8_t *)buffer + span[0].length, span[1].data,
+                             span[1].length);
+        }
+        /* what is checked is the copy, which is what the caller gets */
+        if (msg->flags & IVSHMEM_MSG_CRC &&
+            ivshmem_msg_crc(header_crc(&wire), buffer, (uint32_t)length) !=
+            le32(wire.crc)) {
+            length = drop(msg, slot, IVSHMEM_MSG_BAD_CRC);
+        } else {
+            tell(header, &wire);
+            ivshmem_msg_release(msg, slot);
+        }
+    }
+    publish(msg, slot);
+    return length;
 }
 
 bool ivshmem_msg_want_doorbell(struct ivshmem_msg *msg, unsigned slot,

@@ -196,6 +196,11 @@ struct ivshmem_msg_peer {
     uint32_t head;          /* our words, kept here: what stands in shared */
     uint32_t tail;          /*   memory is for the peer and never read back */
     uint32_t wants;
+    uint32_t seen_head;     /* the peer's words when we last needed them */
+    uint32_t seen_tail;
+    uint32_t reserved;      /* bytes in our ring, header included; 0: none */
+    uint32_t peeked;        /* the same of the message that is being looked */
+    uint32_t sequence;      /*   at in the peer's ring, and its number */
     uint32_t sent;          /* messages sent, so the next one's sequence */
     uint32_t received;      /* good messages received */
     uint32_t expected;      /* the next message's sequence */
@@ -219,10 +224,27 @@ struct ivshmem_msg {
     uint32_t doorbell;      /* under which we are rung */
     uint32_t session;
     uint32_t ring_size;
+    uint32_t committed;     /* slots that are to see our head, a bit each, */
+    uint32_t released;      /*   and our tail */
     uint32_t due;           /* slots to be rung, a bit each: for messages ... */
     uint32_t due_control;   /* ... and for who came, left or moved */
     int32_t former;         /* who had the slot and did not say goodbye; -1 */
     struct ivshmem_msg_peer peer[IVSHMEM_MSG_MAX_SLOTS];
+};
+
+/**
+ * struct ivshmem_msg_span: a piece of a ring
+ *
+ * A payload is one piece, or two if it goes over the end of the ring: an array
+ * of two of these then has the first part and the second. Each begins at a
+ * multiple of IVSHMEM_MSG_ALIGN, and is 0 bytes long if there is none.
+ *
+ * It is shared memory: volatile, and perhaps device memory, which some CPUs
+ * access only by aligned loads and stores, so not with memcpy().
+ */
+struct ivshmem_msg_span {
+    volatile void *data;
+    uint32_t length;        /* in bytes */
 };
 
 /**
@@ -285,6 +307,8 @@ int32_t ivshmem_msg_poll(struct ivshmem_msg *msg);
 /**
  * ivshmem_msg_doorbell: whom to ring
  *
+ * Publishes first what was committed and released, see ivshmem_msg_publish().
+ *
  * Returns the id of a peer that waits for what we have done since it was
  * rung the last time, or -1. Each call names another one.
  */
@@ -325,6 +349,8 @@ void ivshmem_msg_move(struct ivshmem_msg *msg, uint32_t id);
  * @payload: copied, the caller's afterwards; may be NULL if @length is 0
  * @length: in bytes, at most the ring's size less the header
  *
+ * Reserves, copies, commits and publishes.
+ *
  * Returns 0, or IVSHMEM_MSG_FULL, in which case the peer rings once there is
  * space again, or IVSHMEM_MSG_NO_LINK, _TOO_LONG, _BROKEN or _EVICTED.
  */
@@ -340,7 +366,8 @@ int ivshmem_msg_send(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
  *          NULL if @capacity is 0
  * @capacity: of the buffer in bytes
  *
- * The buffer must not lie in shared memory: what is checked is the copy.
+ * The buffer must not lie in shared memory: what is checked is the copy, which
+ * no peer can change any more. Publishes that the message was taken.
  *
  * Returns the payload's length, or IVSHMEM_MSG_EMPTY; or IVSHMEM_MSG_BAD_CRC
  * or _TOO_LONG, in which cases the message is dropped and the next can be
@@ -349,6 +376,84 @@ int ivshmem_msg_send(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
 int32_t ivshmem_msg_receive(struct ivshmem_msg *msg, unsigned slot,
                             struct ivshmem_msg_header *header,
                             void *buffer, size_t capacity);
+
+/**
+ * ivshmem_msg_reserve: have space for a message in the ring to a peer
+ *
+ * @slot: the peer's
+ * @length: of the payload in bytes, at most the ring's size less the header
+ * @span: filled in with where the payload is to be written, by the caller
+ *
+ * The peer sees nothing of it before ivshmem_msg_commit() and
+ * ivshmem_msg_publish(). Until the commit, or until the peer's state or session
+ * changes, the space is the caller's; another reserve or send for this slot
+ * takes it back. After a batch of messages that were committed the ring may be
+ * full until they are published.
+ *
+ * The ring is ours, but nothing keeps a hostile peer from writing to it too: do
+ * not read back what was written and rely on it.
+ *
+ * Returns what ivshmem_msg_send() returns.
+ */
+int ivshmem_msg_reserve(struct ivshmem_msg *msg, unsigned slot, size_t length,
+                        struct ivshmem_msg_span span[2]);
+
+/**
+ * ivshmem_msg_commit: the payload that was reserved is written
+ *
+ * @slot: the peer's
+ * @type: for the receiver; any value
+ * @length: in bytes, at most what was reserved, from its start
+ *
+ * Returns 0; IVSHMEM_MSG_TOO_LONG; or IVSHMEM_MSG_NO_LINK if nothing is
+ * reserved, as after a change of the peer's session.
+ */
+int ivshmem_msg_commit(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
+                       size_t length);
+
+/**
+ * ivshmem_msg_peek: look at the next message in a peer's ring
+ *
+ * @slot: the peer's
+ * @header: as for ivshmem_msg_receive()
+ * @span: filled in with where the payload is
+ *
+ * The message stays where it is until ivshmem_msg_release(), and each call
+ * before that gives the same one; until then, or until the peer's state or
+ * session changes, an honest peer leaves it alone. A hostile one can change
+ * the payload at any moment, also after the CRC was found good and between two
+ * looks at the same byte. So whoever does not trust the peer takes each value
+ * once, into a variable of its own, and checks that; or calls
+ * ivshmem_msg_receive(). @header and the lengths in @span are copies, checked,
+ * and stay as they are: no peer can make them reach outside of the ring.
+ *
+ * Returns what ivshmem_msg_receive() returns; never _TOO_LONG.
+ */
+int32_t ivshmem_msg_peek(struct ivshmem_msg *msg, unsigned slot,
+                         struct ivshmem_msg_header *header,
+                         struct ivshmem_msg_span span[2]);
+
+/**
+ * ivshmem_msg_release: be done with the message that was peeked at
+ *
+ * @slot: the peer's
+ *
+ * The peer gets the space with ivshmem_msg_publish(). Nothing happens if no
+ * message was peeked at.
+ */
+void ivshmem_msg_release(struct ivshmem_msg *msg, unsigned slot);
+
+/**
+ * ivshmem_msg_publish: let a peer see what was committed and released
+ *
+ * @slot: the peer's
+ *
+ * For a batch: one store, and one look whether the peer is to be rung, however
+ * many messages there were. ivshmem_msg_doorbell() does it for all slots,
+ * ivshmem_msg_send(), ivshmem_msg_receive() for theirs, and ivshmem_msg_close()
+ * for all; only who rings nobody need call it.
+ */
+void ivshmem_msg_publish(struct ivshmem_msg *msg, unsigned slot);
 
 /**
  * ivshmem_msg_want_doorbell: be rung for each message, or not
@@ -368,6 +473,7 @@ bool ivshmem_msg_want_doorbell(struct ivshmem_msg *msg, unsigned slot,
  *
  * @crc: 0, or the result for the bytes before these
  */
-uint32_t ivshmem_msg_crc(uint32_t crc, const void *data, size_t length);
+uint32_t ivshmem_msg_crc(uint32_t crc, const volatile void *data,
+                         size_t length);
 
 #endif /* IVSHMEM_MSG_H */

@@ -410,6 +410,194 @@ TEST(full_ring)
     free_bench(b);
 }
 
+/* What a caller does in place, byte by byte, over both parts of a span. */
+static void fill_span(const struct ivshmem_msg_span span[2], uint32_t start)
+{
+    for (int part = 0; part < 2; part++) {
+        for (uint32_t i = 0; i < span[part].length; i++) {
+            ((volatile uint8_t *)span[part].data)[i] = (uint8_t)(start++ * 7);
+        }
+    }
+}
+
+static void check_span(const struct ivshmem_msg_span span[2], uint32_t start)
+{
+    for (int part = 0; part < 2; part++) {
+        for (uint32_t i = 0; i < span[part].length; i++) {
+            CHECK_EQUAL(((volatile uint8_t *)span[part].data)[i],
+                        (uint8_t)(start++ * 7));
+        }
+    }
+}
+
+/* Each length at each place of a ring, over its end too, without a copy. */
+TEST(messages_in_place)
+{
+    struct bench *b = new_bench(2 * 64 + 4 * 64 + 2 * 256);
+    struct ivshmem_msg one, other;
+    struct ivshmem_msg_header header;
+    struct ivshmem_msg_span span[2];
+    uint32_t sequence = 0, wrapped = 0;
+
+    open_pair(b, &one, &other, 2);
+    CHECK_EQUAL(one.ring_size, 256);
+    for (uint32_t length = 0; length <= 240; length++) {
+        for (int times = 0; times < 17; times++, sequence++) {
+            CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, length, span), 0);
+            CHECK_EQUAL(span[0].length + span[1].length, length);
+            CHECK_EQUAL((uintptr_t)span[0].data % IVSHMEM_MSG_ALIGN, 0);
+            CHECK_EQUAL((uintptr_t)span[1].data % IVSHMEM_MSG_ALIGN, 0);
+            fill_span(span, sequence);
+            CHECK_EQUAL(ivshmem_msg_commit(&one, 1, ~sequence, length), 0);
+            CHECK_EQUAL(ivshmem_msg_doorbell(&one), 1);
+            CHECK_EQUAL(ivshmem_msg_peek(&other, 0, &header, span), length);
+            CHECK_EQUAL(header.sequence, sequence);
+            CHECK_EQUAL(header.type, ~sequence);
+            CHECK_EQUAL(span[0].length + span[1].length, length);
+            check_span(span, sequence);
+            wrapped += span[1].length != 0;
+            ivshmem_msg_release(&other, 0);
+            CHECK_EQUAL(ivshmem_msg_doorbell(&other), -1);
+        }
+    }
+    CHECK(wrapped > 0);
+    CHECK_EQUAL(other.peer[0].received, sequence);
+    CHECK_EQUAL(other.peer[0].gaps, 0);
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 241, span),
+                IVSHMEM_MSG_TOO_LONG);
+    free_bench(b);
+}
+
+/* Nothing is seen, and nothing stored but in the ring, before publish. */
+TEST(a_batch_is_published_at_once)
+{
+    struct bench *b = new_bench(64 << 10);
+    struct ivshmem_msg one, other;
+    struct ivshmem_msg_header header;
+    struct ivshmem_msg_span span[2];
+    char buffer[16];
+
+    open_pair(b, &one, &other, 2);
+    for (uint32_t i = 0; i < 3; i++) {
+        CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 5, span), 0);
+        fill_span(span, i);
+        CHECK_EQUAL(ivshmem_msg_commit(&one, 1, i, 5), 0);
+        CHECK_EQUAL(ivshmem_msg_peek(&other, 0, &header, span),
+                    IVSHMEM_MSG_EMPTY);
+    }
+    CHECK_EQUAL(word(b, side_at(2, 0, 1) + 4), 0);
+    ivshmem_msg_publish(&one, 1);
+    CHECK_EQUAL(word(b, side_at(2, 0, 1) + 4), 96);
+    CHECK_EQUAL(ivshmem_msg_doorbell(&one), 1);
+    CHECK_EQUAL(ivshmem_msg_doorbell(&one), -1);
+
+    for (uint32_t i = 0; i < 3; i++) {
+        /* as often as one likes, and it counts once */
+        CHECK_EQUAL(ivshmem_msg_peek(&other, 0, &header, span), 5);
+        CHECK_EQUAL(ivshmem_msg_peek(&other, 0, &header, span), 5);
+        CHECK_EQUAL(header.type, i);
+        check_span(span, i);
+        CHECK_EQUAL(other.peer[0].received, i);
+        ivshmem_msg_release(&other, 0);
+        ivshmem_msg_release(&other, 0);
+        CHECK_EQUAL(other.peer[0].received, i + 1);
+    }
+    CHECK_EQUAL(ivshmem_msg_peek(&other, 0, &header, span),
+                IVSHMEM_MSG_EMPTY);
+    CHECK_EQUAL(word(b, side_at(2, 1, 0) + 8), 0);
+    ivshmem_msg_publish(&other, 0);
+    CHECK_EQUAL(word(b, side_at(2, 1, 0) + 8), 96);
+    CHECK_EQUAL(other.peer[0].gaps, 0);
+
+    /* send and receive publish, close too, and doorbell for all */
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 0, span), 0);
+    CHECK_EQUAL(ivshmem_msg_commit(&one, 1, 0, 0), 0);
+    CHECK_EQUAL(ivshmem_msg_send(&one, 1, 0, "x", 1), 0);
+    CHECK_EQUAL(ivshmem_msg_peek(&other, 0, &header, span), 0);
+    ivshmem_msg_release(&other, 0);
+    CHECK_EQUAL(ivshmem_msg_receive(&other, 0, &header, buffer, 16), 1);
+    CHECK_EQUAL(word(b, side_at(2, 1, 0) + 8), word(b, side_at(2, 0, 1) + 4));
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 0, span), 0);
+    CHECK_EQUAL(ivshmem_msg_commit(&one, 1, 9, 0), 0);
+    ivshmem_msg_close(&one);
+    CHECK_EQUAL(ivshmem_msg_receive(&other, 0, &header, buffer, 16), 0);
+    CHECK_EQUAL(header.type, 9);
+    free_bench(b);
+}
+
+TEST(what_is_reserved_is_not_yet_said)
+{
+    struct bench *b = new_bench(2 * 64 + 4 * 64 + 2 * 256);
+    struct ivshmem_msg one, other;
+    struct ivshmem_msg_header header;
+    struct ivshmem_msg_span span[2];
+    char buffer[240];
+
+    open_pair(b, &one, &other, 2);
+    CHECK_EQUAL(ivshmem_msg_commit(&one, 1, 0, 0), IVSHMEM_MSG_NO_LINK);
+    /* the longest that may come, and then what came; or nothing */
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 240, span), 0);
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 100, span), 0);
+    CHECK_EQUAL(ivshmem_msg_commit(&one, 1, 0, 113), IVSHMEM_MSG_TOO_LONG);
+    fill_span(span, 0);
+    CHECK_EQUAL(ivshmem_msg_commit(&one, 1, 0, 7), 0);
+    CHECK_EQUAL(ivshmem_msg_commit(&one, 1, 0, 7), IVSHMEM_MSG_NO_LINK);
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 100, span), 0);
+    CHECK_EQUAL(ivshmem_msg_send(&one, 1, 0, "instead", 7), 0);
+    CHECK_EQUAL(ivshmem_msg_commit(&one, 1, 0, 7), IVSHMEM_MSG_NO_LINK);
+    CHECK_EQUAL(ivshmem_msg_receive(&other, 0, &header, buffer, 240), 7);
+    for (uint32_t i = 0; i < 7; i++) {
+        CHECK_EQUAL((uint8_t)buffer[i], (uint8_t)(i * 7));
+    }
+    CHECK_EQUAL(ivshmem_msg_receive(&other, 0, &header, buffer, 240), 7);
+    CHECK(!memcmp(buffer, "instead", 7));
+
+    /* a full ring is empty only when that is published */
+    while (ivshmem_msg_doorbell(&one) >= 0) {
+        continue;
+    }
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 240, span), 0);
+    CHECK_EQUAL(ivshmem_msg_commit(&one, 1, 0, 240), 0);
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 0, span), IVSHMEM_MSG_FULL);
+    CHECK_EQUAL(ivshmem_msg_commit(&one, 1, 0, 0), IVSHMEM_MSG_NO_LINK);
+    CHECK_EQUAL(ivshmem_msg_doorbell(&one), 1);
+    CHECK_EQUAL(ivshmem_msg_peek(&other, 0, &header, span), 240);
+    ivshmem_msg_release(&other, 0);
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 0, span), IVSHMEM_MSG_FULL);
+    CHECK_EQUAL(ivshmem_msg_doorbell(&other), 0);
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 240, span), 0);
+
+    /* what was reserved, committed and peeked at ends with the session */
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 0, span), 0);
+    CHECK_EQUAL(ivshmem_msg_commit(&one, 1, 0, 0), 0);
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 8, span), 0);
+    CHECK_EQUAL(ivshmem_msg_send(&other, 0, 0, NULL, 0), 0);
+    CHECK_EQUAL(ivshmem_msg_peek(&one, 1, &header, span), 0);
+    open_msg(b, &other, 2, 1, 2);
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 8, span), IVSHMEM_MSG_NO_LINK);
+    settle(&one, &other);
+    CHECK_EQUAL(ivshmem_msg_commit(&one, 1, 0, 8), IVSHMEM_MSG_NO_LINK);
+    ivshmem_msg_release(&one, 1);
+    ivshmem_msg_publish(&one, 1);
+    CHECK_EQUAL(word(b, side_at(2, 0, 1) + 4), 0);
+    CHECK_EQUAL(word(b, side_at(2, 0, 1) + 8), 0);
+    CHECK_EQUAL(ivshmem_msg_peek(&other, 0, &header, span),
+                IVSHMEM_MSG_EMPTY);
+
+    /* who has lost its slot publishes nothing in it */
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 0, span), 0);
+    CHECK_EQUAL(ivshmem_msg_commit(&one, 1, 0, 0), 0);
+    open_msg(b, &other, 2, 0, 3);
+    ivshmem_msg_publish(&one, 1);
+    ivshmem_msg_doorbell(&one);
+    ivshmem_msg_close(&one);
+    CHECK_EQUAL(word(b, side_at(2, 0, 1) + 4), 0);
+    CHECK_EQUAL(ivshmem_msg_reserve(&one, 1, 0, span), IVSHMEM_MSG_EVICTED);
+    CHECK_EQUAL(ivshmem_msg_peek(&one, 1, &header, span),
+                IVSHMEM_MSG_EVICTED);
+    free_bench(b);
+}
+
 TEST(doorbells_on_demand)
 {
     struct bench *b = new_bench(64 << 10);
@@ -808,9 +996,10 @@ TEST(nonsense_breaks_the_link_and_no_more)
     } bad[] = {
         { true, 1 }, { true, 15 }, { true, ring + 16 }, { true, 0x80000000 },
         { true, 0xfffffff0 }, { true, 0xffffffff },
-        { false, 16 }, { false, 1 }, { false, 0x80000000 },
+        { false, ring + 16 }, { false, 1 }, { false, 0x80000000 },
         { false, 0xfffffff0 - ring }, { false, 0xffffffff },
     };
+    static uint8_t full[16 << 10];
 
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         open_pair(b, &one, &other, 2);
@@ -820,6 +1009,8 @@ TEST(nonsense_breaks_the_link_and_no_more)
             CHECK_EQUAL(ivshmem_msg_receive(&other, 0, &header, buffer, 64),
                         IVSHMEM_MSG_BROKEN);
         } else {
+            /* the peer's tail is looked at when there is no space without */
+            CHECK_EQUAL(ivshmem_msg_send(&other, 0, 0, full, ring - 16), 0);
             CHECK_EQUAL(ivshmem_msg_send(&other, 0, 0, "x", 1),
                         IVSHMEM_MSG_BROKEN);
         }
@@ -869,12 +1060,32 @@ static uint32_t nonsense(uint32_t *random, uint32_t ring_size)
     }
 }
 
+/* Are these the @length bytes, and all of them within one ring? */
+static bool is_in_ring(const struct ivshmem_msg *msg, unsigned writer,
+                       unsigned reader, const struct ivshmem_msg_span span[2],
+                       uint32_t length)
+{
+    const uint8_t *start = msg->memory + ring_at(msg, writer, reader);
+
+    for (int part = 0; part < 2; part++) {
+        const uint8_t *data = (const uint8_t *)span[part].data;
+
+        if (span[part].length > msg->ring_size || data < start ||
+            data + span[part].length > start + msg->ring_size) {
+            return false;
+        }
+    }
+    return span[0].length + span[1].length == length;
+}
+
 /* Call each function once; only the listed results are possible. */
 static void use_once(struct ivshmem_msg *msg, uint32_t *random)
 {
     static const uint8_t data[600];
     struct ivshmem_msg_header header;
+    struct ivshmem_msg_span span[2];
     uint8_t *buffer = malloc(300);      /* its end is guarded by ASan */
+    uint32_t length;
     int32_t result;
 
     ivshmem_msg_poll(msg);
@@ -886,6 +1097,23 @@ static void use_once(struct ivshmem_msg *msg, uint32_t *random)
         result = ivshmem_msg_receive(msg, slot, &header, buffer, 300);
         CHECK(result <= 300 && result > IVSHMEM_MSG_EVICTED &&
               result != IVSHMEM_MSG_FULL);
+        length = next_random(random) % 600;
+        result = ivshmem_msg_reserve(msg, slot, length, span);
+        CHECK(result <= 0 && result > IVSHMEM_MSG_EVICTED &&
+              result != IVSHMEM_MSG_EMPTY && result != IVSHMEM_MSG_BAD_CRC);
+        if (result == 0) {
+            CHECK(is_in_ring(msg, msg->slot, slot, span, length));
+            fill_span(span, length);
+            CHECK_EQUAL(ivshmem_msg_commit(msg, slot, 0, length), 0);
+        }
+        result = ivshmem_msg_peek(msg, slot, &header, span);
+        CHECK(result > IVSHMEM_MSG_EVICTED && result != IVSHMEM_MSG_FULL &&
+              result != IVSHMEM_MSG_TOO_LONG);
+        if (result >= 0) {
+            CHECK(is_in_ring(msg, slot, msg->slot, span, (uint32_t)result));
+            CHECK_EQUAL(header.length, result);
+            ivshmem_msg_release(msg, slot);
+        }
         ivshmem_msg_want_doorbell(msg, slot, next_random(random) % 2);
     }
     while ((result = ivshmem_msg_doorbell(msg)) >= 0) {
@@ -1015,6 +1243,7 @@ struct talker {
     uint32_t messages;
     bool sleeps;        /* on its doorbell; else it looks all the time */
     bool on_demand;     /* wants no doorbell while it is awake */
+    bool in_place;      /* sends and receives without a copy, in batches */
 };
 
 #define MAX_TALK 1500
@@ -1048,6 +1277,36 @@ static void check_talk(const struct ivshmem_msg *msg, unsigned slot,
     CHECK(!memcmp(data, expected, length));
 }
 
+/* As ivshmem_msg_send() and _receive(), by the functions below them. */
+static int send_in_place(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
+                         const uint8_t *data, uint32_t length)
+{
+    struct ivshmem_msg_span span[2];
+    int result = ivshmem_msg_reserve(msg, slot, length, span);
+
+    if (result) {
+        return result;
+    }
+    memcpy((void *)span[0].data, data, span[0].length);
+    memcpy((void *)span[1].data, data + span[0].length, span[1].length);
+    return ivshmem_msg_commit(msg, slot, type, length);
+}
+
+static int32_t receive_in_place(struct ivshmem_msg *msg, unsigned slot,
+                                struct ivshmem_msg_header *header,
+                                uint8_t *data)
+{
+    struct ivshmem_msg_span span[2];
+    int32_t result = ivshmem_msg_peek(msg, slot, header, span);
+
+    if (result >= 0) {
+        memcpy(data, (void *)span[0].data, span[0].length);
+        memcpy(data + span[0].length, (void *)span[1].data, span[1].length);
+        ivshmem_msg_release(msg, slot);
+    }
+    return result;
+}
+
 static void *talk(void *opaque)
 {
     const struct talker *t = opaque;
@@ -1068,7 +1327,9 @@ static void *talk(void *opaque)
         while (sent < t->messages && batch--) {
             uint32_t length = make_talk(data, t->id, sent);
 
-            result = ivshmem_msg_send(&msg, slot, ~sent, data, length);
+            result = t->in_place ?
+                send_in_place(&msg, slot, ~sent, data, length) :
+                ivshmem_msg_send(&msg, slot, ~sent, data, length);
             if (result == IVSHMEM_MSG_FULL || result == IVSHMEM_MSG_NO_LINK) {
                 break;
             }
@@ -1076,8 +1337,10 @@ static void *talk(void *opaque)
             sent++;
             idle = false;
         }
-        while ((result = ivshmem_msg_receive(&msg, slot, &header, data,
-                                             sizeof(data))) >= 0) {
+        while ((result = t->in_place ?
+                receive_in_place(&msg, slot, &header, data) :
+                ivshmem_msg_receive(&msg, slot, &header, data,
+                                    sizeof(data))) >= 0) {
             check_talk(&msg, slot, &header, data, received);
             received++;
             idle = false;
@@ -1105,7 +1368,14 @@ static void *talk(void *opaque)
     return NULL;
 }
 
-static void talk_in_threads(bool sleeps, bool on_demand)
+#ifdef __SANITIZE_THREAD__
+#define MANY 100000         /* it takes many times as long there */
+#else
+#define MANY 1000000
+#endif
+
+static void talk_in_threads(uint32_t messages, bool sleeps, bool on_demand,
+                            bool in_place)
 {
     struct bench *b = new_bench(2 * 64 + 4 * 64 + 2 * 2048);
     struct talker talker[2];
@@ -1114,8 +1384,8 @@ static void talk_in_threads(bool sleeps, bool on_demand)
     for (uint32_t id = 0; id < 2; id++) {
         connect_id(b, id);
         talker[id] = (struct talker) {
-            .bench = b, .id = id, .messages = 100000, .sleeps = sleeps,
-            .on_demand = on_demand,
+            .bench = b, .id = id, .messages = messages, .sleeps = sleeps,
+            .on_demand = on_demand, .in_place = in_place,
         };
     }
     for (uint32_t id = 0; id < 2; id++) {
@@ -1129,17 +1399,27 @@ static void talk_in_threads(bool sleeps, bool on_demand)
 
 TEST_OF_THREADS(threads_exchange_with_doorbells)
 {
-    talk_in_threads(true, false);
+    talk_in_threads(100000, true, false, false);
+}
+
+TEST_OF_THREADS(threads_exchange_in_place_with_doorbells)
+{
+    talk_in_threads(100000, true, false, true);
 }
 
 TEST_OF_THREADS(threads_exchange_with_doorbells_on_demand)
 {
-    talk_in_threads(true, true);
+    talk_in_threads(100000, true, true, false);
 }
 
 TEST_OF_THREADS(threads_exchange_without_doorbells)
 {
-    talk_in_threads(false, false);
+    talk_in_threads(MANY, false, false, false);
+}
+
+TEST_OF_THREADS(threads_exchange_in_place_without_doorbells)
+{
+    talk_in_threads(MANY, false, false, true);
 }
 
 static void wait_for_child(pid_t pid, int expected)
@@ -1426,6 +1706,24 @@ TEST_OF_THREADS(no_message_is_slept_through)
     litmus(wake_up, send_or_sleep);
 }
 
+static void publish_or_sleep(struct litmus *l, unsigned who)
+{
+    struct ivshmem_msg_span span[2];
+
+    if (who == 0) {
+        CHECK_EQUAL(ivshmem_msg_reserve(&l->msg[0], 1, 0, span), 0);
+        CHECK_EQUAL(ivshmem_msg_commit(&l->msg[0], 1, 0, 0), 0);
+        l->seen[0] = ivshmem_msg_doorbell(&l->msg[0]) == 1;
+    } else {
+        l->seen[1] = ivshmem_msg_want_doorbell(&l->msg[1], 0, true);
+    }
+}
+
+TEST_OF_THREADS(no_batch_is_slept_through)
+{
+    litmus(wake_up, publish_or_sleep);
+}
+
 /* 0 finds the ring full while 1 takes the message that fills it. */
 static void fill(struct litmus *l, unsigned who)
 {
@@ -1456,6 +1754,28 @@ static void send_or_drain(struct litmus *l, unsigned who)
 TEST_OF_THREADS(no_space_is_slept_through)
 {
     litmus(fill, send_or_drain);
+}
+
+static void send_or_release(struct litmus *l, unsigned who)
+{
+    static const uint8_t data[240];
+    struct ivshmem_msg_header header;
+    struct ivshmem_msg_span span[2];
+
+    if (who == 0) {
+        l->seen[0] = ivshmem_msg_send(&l->msg[0], 1, 0, data,
+                                      sizeof(data)) == 0;
+    } else {
+        CHECK_EQUAL(ivshmem_msg_peek(&l->msg[1], 0, &header, span),
+                    sizeof(data));
+        ivshmem_msg_release(&l->msg[1], 0);
+        l->seen[1] = ivshmem_msg_doorbell(&l->msg[1]) == 0;
+    }
+}
+
+TEST_OF_THREADS(no_released_space_is_slept_through)
+{
+    litmus(fill, send_or_release);
 }
 
 /* Both move in. */
@@ -1587,6 +1907,9 @@ static const struct {
     ENTRY(peers_find_each_other),
     ENTRY(messages_arrive),
     ENTRY(full_ring),
+    ENTRY(messages_in_place),
+    ENTRY(a_batch_is_published_at_once),
+    ENTRY(what_is_reserved_is_not_yet_said),
     ENTRY(doorbells_on_demand),
     ENTRY(last_words_are_heard),
     ENTRY(peer_comes_back_after_a_crash),
@@ -1603,13 +1926,17 @@ static const struct {
     ENTRY(hostile_peer),
     ENTRY(hostile_peer_at_the_same_time),
     ENTRY(threads_exchange_with_doorbells),
+    ENTRY(threads_exchange_in_place_with_doorbells),
     ENTRY(threads_exchange_with_doorbells_on_demand),
     ENTRY(threads_exchange_without_doorbells),
+    ENTRY(threads_exchange_in_place_without_doorbells),
     ENTRY(processes_exchange),
     ENTRY(peer_is_killed_and_comes_back),
     ENTRY(peer_comes_back_at_any_moment),
     ENTRY(no_message_is_slept_through),
+    ENTRY(no_batch_is_slept_through),
     ENTRY(no_space_is_slept_through),
+    ENTRY(no_released_space_is_slept_through),
     ENTRY(no_newcomer_is_missed),
     ENTRY(party_of_five),
     ENTRY(simultaneous_start),
