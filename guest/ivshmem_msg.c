@@ -568,18 +568,54 @@ static void set_span(const struct ivshmem_msg *msg, uint8_t *ring_start,
 /*
  * Shared memory may be mapped as device memory, as Linux's VFIO does on Arm.
  * There an access that is not aligned is a fault, which rules out memcpy():
- * on the shared side, which is always aligned, copy words, and then bytes.
+ * on the shared side, which starts at a multiple of IVSHMEM_MSG_ALIGN, copy
+ * words of the CPU's size, and then bytes.
  */
+typedef uintptr_t word_t;
+
+_Static_assert(IVSHMEM_MSG_ALIGN % sizeof(word_t) == 0, "words are aligned");
+
+/*
+ * Copy four words at a time, of which all Arm cores of 32 bits are capable if
+ * both sides are aligned. Returns how many bytes that were.
+ */
+static uint32_t copy_blocks(volatile void *to, const volatile void *from,
+                            uint32_t length)
+{
+#ifdef __arm__
+    const uint32_t block = 4 * sizeof(uint32_t);
+    uint32_t blocks = length / block;
+
+    if (((uintptr_t)to | (uintptr_t)from) % sizeof(uint32_t)) {
+        return 0;
+    }
+    for (length = blocks * block; blocks; blocks--) {
+        __asm__ volatile("ldmia %0!, {r3, r4, r5, r6}\n\t"
+                         "stmia %1!, {r3, r4, r5, r6}"
+                         : "+l" (from), "+l" (to)
+                         : : "r3", "r4", "r5", "r6", "memory");
+    }
+    return length;
+#else
+    (void)to;
+    (void)from;
+    (void)length;
+    return 0;
+#endif
+}
+
 static void copy_to_shared(volatile void *to, const void *from,
                            uint32_t length)
 {
-    volatile uint8_t *t = to;
-    const uint8_t *f = from;
-    uint32_t word;
+    uint32_t done = copy_blocks(to, from, length);
+    volatile uint8_t *t = (volatile uint8_t *)to + done;
+    const uint8_t *f = (const uint8_t *)from + done;
+    word_t word;
 
-    for (; length >= sizeof(word); length -= (uint32_t)sizeof(word)) {
+    for (length -= done; length >= sizeof(word);
+         length -= (uint32_t)sizeof(word)) {
         __builtin_memcpy(&word, f, sizeof(word));
-        *(volatile uint32_t *)(volatile void *)t = word;
+        *(volatile word_t *)(volatile void *)t = word;
         t += sizeof(word);
         f += sizeof(word);
     }
@@ -592,12 +628,14 @@ static void copy_to_shared(volatile void *to, const void *from,
 static void copy_from_shared(void *to, const volatile void *from,
                              uint32_t length)
 {
-    uint8_t *t = to;
-    const volatile uint8_t *f = from;
-    uint32_t word;
+    uint32_t done = copy_blocks(to, from, length);
+    uint8_t *t = (uint8_t *)to + done;
+    const volatile uint8_t *f = (const volatile uint8_t *)from + done;
+    word_t word;
 
-    for (; length >= sizeof(word); length -= (uint32_t)sizeof(word)) {
-        word = *(const volatile uint32_t *)(const volatile void *)f;
+    for (length -= done; length >= sizeof(word);
+         length -= (uint32_t)sizeof(word)) {
+        word = *(const volatile word_t *)(const volatile void *)f;
         __builtin_memcpy(t, &word, sizeof(word));
         t += sizeof(word);
         f += sizeof(word);

@@ -410,6 +410,33 @@ TEST(full_ring)
     free_bench(b);
 }
 
+/* The caller's side of a copy need not be aligned, nor its length a word's. */
+TEST(copies_at_any_alignment)
+{
+    struct bench *b = new_bench(2 * 64 + 4 * 64 + 2 * 256);
+    struct ivshmem_msg one, other;
+    struct ivshmem_msg_header header;
+    uint8_t data[8 + 240], buffer[8 + 240 + 8];
+
+    open_pair(b, &one, &other, 2);
+    for (uint32_t i = 0; i < sizeof(data); i++) {
+        data[i] = (uint8_t)(i * 7);
+    }
+    for (uint32_t start = 0; start < 8; start++) {
+        for (uint32_t length = 0; length <= 240; length++) {
+            memset(buffer, 0xaa, sizeof(buffer));
+            CHECK_EQUAL(ivshmem_msg_send(&one, 1, 0, data + start, length), 0);
+            CHECK_EQUAL(ivshmem_msg_receive(&other, 0, &header, buffer + start,
+                                            length), length);
+            CHECK(!memcmp(buffer + start, data + start, length));
+            for (uint32_t i = 0; i < sizeof(buffer); i++) {
+                CHECK((i >= start && i < start + length) || buffer[i] == 0xaa);
+            }
+        }
+    }
+    free_bench(b);
+}
+
 /* What a caller does in place, byte by byte, over both parts of a span. */
 static void fill_span(const struct ivshmem_msg_span span[2], uint32_t start)
 {
@@ -1907,6 +1934,7 @@ static const struct {
     ENTRY(peers_find_each_other),
     ENTRY(messages_arrive),
     ENTRY(full_ring),
+    ENTRY(copies_at_any_alignment),
     ENTRY(messages_in_place),
     ENTRY(a_batch_is_published_at_once),
     ENTRY(what_is_reserved_is_not_yet_said),
