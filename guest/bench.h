@@ -42,6 +42,13 @@ enum bench_job {
     BENCH_SEND,
     /** receive @count messages from @peer */
     BENCH_RECEIVE,
+    /** the same, payloads written to the ring and read from it by words */
+    BENCH_SEND_IN_PLACE,
+    BENCH_RECEIVE_IN_PLACE,
+    /** send a message of @size bytes, wait for its answer; @count times */
+    BENCH_MESSAGE_PING,
+    /** answer @peer's message with one as long; @count times */
+    BENCH_MESSAGE_PONG,
 };
 
 /** How BENCH_PING and BENCH_PONG wait. */

@@ -31,8 +31,12 @@ static struct bench_block *blocks = (void *)BOARD_IVSHMEM_MEMORY;
 static struct bench_block *own;
 static volatile bool rung;
 
+/* A receiver lets the sender have space after so many messages. */
+#define GIVE_BACK 4
+
 static struct ivshmem_msg msg;
-static uint8_t payload[64 << 10];
+/* aligned as memory that malloc() gives is */
+static uint8_t payload[64 << 10] __attribute__((aligned(8)));
 
 void interrupt(unsigned input)
 {
@@ -210,6 +214,26 @@ static unsigned link_up(unsigned slot)
     }
 }
 
+/* Write the payload where it is to be read; its sizes are multiples of 4. */
+static int send_in_place(unsigned to)
+{
+    struct ivshmem_msg_span span[2];
+    int error = ivshmem_msg_reserve(&msg, to, own->size, span);
+
+    if (error) {
+        return error;
+    }
+    fill(span[0].data, span[0].length / 4);
+    fill(span[1].data, span[1].length / 4);
+    return ivshmem_msg_commit(&msg, to, 0, own->size);
+}
+
+static int send_one(unsigned to)
+{
+    return own->job == BENCH_SEND_IN_PLACE ? send_in_place(to) :
+           ivshmem_msg_send(&msg, to, 0, payload, own->size);
+}
+
 static void send(void)
 {
     unsigned to = link_up(0);
@@ -219,8 +243,7 @@ static void send(void)
     for (i = 1; i <= own->count; i++) {
         for (;;) {
             rung = false;
-            if (ivshmem_msg_send(&msg, to, 0, payload, own->size) !=
-                IVSHMEM_MSG_FULL) {
+            if (send_one(to) != IVSHMEM_MSG_FULL) {
                 break;
             }
             ring_peers();
@@ -236,6 +259,38 @@ static void send(void)
     store(&own->round, 0);
 }
 
+/* Read each word of the payload where it is; -1 if one is not what was sent. */
+static int32_t receive_in_place(unsigned from,
+                                struct ivshmem_msg_header *header)
+{
+    struct ivshmem_msg_span span[2];
+    int32_t length = ivshmem_msg_peek(&msg, from, header, span);
+    unsigned part;
+
+    if (length < 0) {
+        return length;
+    }
+    for (part = 0; part < 2; part++) {
+        const volatile uint32_t *words = span[part].data;
+        uint32_t count = span[part].length / 4;
+        uint32_t i, wrong = 0;
+
+        for (i = 0; i < count; i++) {
+            wrong |= words[i] ^ i;
+        }
+        length = wrong ? 0 : length;
+    }
+    ivshmem_msg_release(&msg, from);
+    return length;
+}
+
+static int32_t receive_one(unsigned from, struct ivshmem_msg_header *header)
+{
+    return own->job == BENCH_RECEIVE_IN_PLACE ?
+           receive_in_place(from, header) :
+           ivshmem_msg_receive(&msg, from, header, payload, sizeof(payload));
+}
+
 /* Tells the sender in the end; result: how many were good. */
 static void receive(void)
 {
@@ -247,18 +302,61 @@ static void receive(void)
         int32_t length;
 
         rung = false;
-        length = ivshmem_msg_receive(&msg, from, &header, payload,
-                                     sizeof(payload));
-        ring_peers();
+        length = receive_one(from, &header);
         if (length == IVSHMEM_MSG_EMPTY) {
+            ring_peers();
             sleep_unless(&rung);
         } else {
             good += length == (int32_t)own->size && header.sequence == came;
             came++;
+            if (came % GIVE_BACK == 0) {
+                ring_peers();
+            }
         }
     }
     own->result = good;
     next_round(own->count);
+}
+
+/* Sleep until a message has come, and take it. */
+static void wait_message(unsigned from)
+{
+    struct ivshmem_msg_header header;
+
+    for (;;) {
+        rung = false;
+        if (ivshmem_msg_receive(&msg, from, &header, payload,
+                                sizeof(payload)) == (int32_t)own->size) {
+            return;
+        }
+        sleep_unless(&rung);
+    }
+}
+
+static void message_ping(void)
+{
+    unsigned peer = link_up(0);
+    uint32_t start = COUNTER;
+    uint32_t i;
+
+    for (i = 0; i < own->count; i++) {
+        ivshmem_msg_send(&msg, peer, 0, payload, own->size);
+        ring_peers();
+        wait_message(peer);
+    }
+    own->ticks = COUNTER - start;
+}
+
+static void message_pong(void)
+{
+    unsigned peer = link_up(1);
+    uint32_t i;
+
+    for (i = 0; i < own->count; i++) {
+        wait_message(peer);
+        ivshmem_msg_send(&msg, peer, 0, payload, own->size);
+        ring_peers();
+    }
 }
 
 static void do_job(void)
@@ -282,10 +380,18 @@ static void do_job(void)
         own->result = ivshmem.vector[0].interrupts;
         break;
     case BENCH_SEND:
+    case BENCH_SEND_IN_PLACE:
         send();
         return;
     case BENCH_RECEIVE:
+    case BENCH_RECEIVE_IN_PLACE:
         receive();
+        break;
+    case BENCH_MESSAGE_PING:
+        message_ping();
+        return;
+    case BENCH_MESSAGE_PONG:
+        message_pong();
         break;
     default:
         use_memories();
