@@ -51,11 +51,11 @@ demo-micropython: qemu ## MicroPython shares memory with Python on the host
 	@tools/demo-micropython
 
 check: ## build what is missing, run all tests, also with sanitizers
-	@tools/deps qemu firmware linux micropython bench check sanitize
+	@tools/deps qemu firmware linux micropython bench check sanitize see
 	@tests/run $(notdir $(BUILD)) $(if $(FLAVOUR),,$(notdir $(BUILD))-sanitize)
 
 check-ci: ## the same with each QEMU that is to be had, as .ci/run does
-	@tools/deps qemu firmware linux micropython bench check sanitize
+	@tools/deps qemu firmware linux micropython bench check sanitize see
 	@tests/run 10.0 10.2-arm 11.1-arm 10.0-sanitize
 
 # demo-virt leaves a Linux machine that the tests use, too
