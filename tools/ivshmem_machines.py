@@ -117,7 +117,8 @@ def finish_exchange(lab, server, machines, messages):
              if machine.ended]
     if server.ended:
         raise LabError(f'ivshmem-server {server.how_it_ended()}')
-    ids = range(len(machines))
-    if set().union(*pairs) != {(own, peer) for own in ids for peer in ids
-                               if own != peer}:
+    pairs = set().union(*pairs)
+    ids = {own for own, _ in pairs}
+    if len(ids) != len(machines) or pairs != {
+            (own, peer) for own in ids for peer in ids if own != peer}:
         raise LabError('not every machine has met every other')
