@@ -49,6 +49,10 @@ enum bench_job {
     BENCH_MESSAGE_PING,
     /** answer @peer's message with one as long; @count times */
     BENCH_MESSAGE_PONG,
+    /** send @size bytes by UART, wait for @batch bytes; @count times */
+    BENCH_UART_PING,
+    /** wait for @size bytes, send @batch bytes by UART; @count times */
+    BENCH_UART_PONG,
 };
 
 /** How BENCH_PING and BENCH_PONG wait. */

@@ -44,6 +44,11 @@ ROWS = {
                    'in place, one for 16')
        for what, reference in (('', None), (', data', 'copy, RAM'),
                                (', CPU', None))},
+    **{f'{size} B, UART{what}': reference
+       for size in ('16', '256', '4,096', '65,536')
+       for what, reference in (('', None), (
+           ', data', f'{size} B, a doorbell each, data'))},
+    'UART, 64 B': None,
     'doorbells in a burst': None,
     'doorbells per interrupt': None,
     **{f'{use}, {area}': reference
@@ -101,8 +106,10 @@ class Bench(unittest.TestCase):
                     self.assertEqual(len(row['ratios']), len(row['samples']))
                     self.assertLessEqual(row['ratio low'], row['ratio'])
                     self.assertLessEqual(row['ratio'], row['ratio high'])
-                # most of the CPU time's rows have a heading that says so
-                self.assertIn(f'\n  {name.removesuffix(", CPU")}', run.stdout)
+                # some have a heading that says the rest
+                shown = {'UART, 64 B': 'round trip of 64 B'}.get(
+                    name, name.removesuffix(', CPU'))
+                self.assertIn(f'\n  {shown}', run.stdout)
         self.assertEqual(len(results['figures']), FIGURES)
         for figure in results['figures']:
             self.assertRegex(run.stdout, rf'\n  {figure["figure"]} .*, '

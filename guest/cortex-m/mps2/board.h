@@ -13,6 +13,10 @@
 /* UART 0, a CMSDK APB UART */
 #define BOARD_UART 0x40004000u
 
+/* UART 1, another one, and its NVIC input for what it receives */
+#define BOARD_UART1 0x40005000u
+#define BOARD_UART1_RX_INPUT 2
+
 /* the FPGA's system control and I/O */
 #define BOARD_FPGAIO 0x40028000u
 
