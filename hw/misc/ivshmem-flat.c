@@ -111,8 +111,8 @@ typedef enum IvshmemFlatBadMessage {
 static int ivshmem_flat_find_vector(IvshmemFlat *s, unsigned peer,
                                     unsigned vector)
 {
-    if (s->phase == IVSHMEM_FLAT_AWAIT_SHMEM) {
-        return -1; /* whose ids these are is not settled before the end */
+    if (s->is_early) {
+        return -1; /* the greeting may still go wrong */
     }
     if (peer == s->id) {
         return vector < s->nvectors ? s->own[vector].receiver->eventfd : -1;
@@ -194,48 +194,54 @@ static void ivshmem_flat_retry_kept(IvshmemFlat *s, uint64_t place)
         int eventfd = ivshmem_flat_find_vector(s, peer, vector);
         IvshmemFlatKept *k = value;
 
-        if (k->until > place) {
-            continue;
+        while (k->count && k->until <= place) {
+            for (; k->count; k->count--) {
+                if (eventfd < 0) {
+                    ivshmem_flat_drop_doorbell(s, peer, vector,
+                                               "not announced");
+                } else {
+                    ivshmem_flat_ring(s, eventfd,
+                                      ivshmem_flat_look(eventfd, -1), peer,
+                                      vector);
+                }
+            }
+            k->until = k->later_until;
+            k->count = k->later_count;
+            k->later_count = 0;
         }
-        if (eventfd < 0) {
-            ivshmem_flat_drop_doorbell(s, peer, vector, "not announced");
-        } else {
-            ivshmem_flat_ring(s, eventfd, ivshmem_flat_look(eventfd, -1), peer,
-                              vector);
-        }
-        if (k->again > place) {
-            k->until = k->again;
-        } else {
+        if (!k->count) {
             g_hash_table_iter_remove(&iter);
         }
     }
 }
 
-/*
- * Doorbells to one vector that wait until the same place become one, as they
- * would in an eventfd. Of those that come later, the last one waits, too.
- */
+/* Those behind the first to a vector wait together, until the last place. */
 static void ivshmem_flat_keep_doorbell(IvshmemFlat *s, uint32_t doorbell,
                                        bool is_known, unsigned unread)
 {
     unsigned peer = FIELD_EX32(doorbell, DOORBELL, PEER);
     unsigned vector = FIELD_EX32(doorbell, DOORBELL, VECTOR);
     gpointer key = GUINT_TO_POINTER(doorbell);
+    uint64_t until = s->received + unread;
     IvshmemFlatKept *k = g_hash_table_lookup(s->kept, key);
 
-    if (k) {
-        k->again = s->received + unread;
-        return;
-    }
     /* Those that are known are as many as there are eventfds. */
-    if (!is_known && g_hash_table_size(s->kept) >= IVSHMEM_FLAT_MAX_KEPT) {
+    if (!is_known && g_hash_table_size(s->kept) - !!k >=
+                     IVSHMEM_FLAT_MAX_KEPT) {
         ivshmem_flat_drop_doorbell(s, peer, vector, "too many wait");
         return;
     }
-    k = g_new0(IvshmemFlatKept, 1);
-    k->until = s->received + unread;
-    k->again = k->until;
-    g_hash_table_insert(s->kept, key, k);
+    if (!k) {
+        k = g_new0(IvshmemFlatKept, 1);
+        k->until = until;
+        g_hash_table_insert(s->kept, key, k);
+    }
+    if (k->until == until) {
+        k->count++;
+    } else {
+        k->later_until = until;
+        k->later_count++;
+    }
     trace_ivshmem_flat_doorbell_kept(peer, vector);
 }
 
@@ -758,10 +764,33 @@ static bool ivshmem_flat_map_shmem(IvshmemFlat *s, int fd, Error **errp)
 
 /* The server's messages: the greeting */
 
+static bool ivshmem_flat_lacks_fds(IvshmemFlat *s)
+{
+    SocketChardev *sock = SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr));
+    int fd = fcntl(sock->sioc->fd, F_DUPFD_CLOEXEC, 0);
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    return fd < 0;
+}
+
+static uint64_t ivshmem_flat_max_fds(void)
+{
+    struct rlimit limit;
+
+    return getrlimit(RLIMIT_NOFILE, &limit) < 0 ? 0 : limit.rlim_cur;
+}
+
 static void ivshmem_flat_greeted(IvshmemFlat *s)
 {
     SocketChardev *sock = SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr));
 
+    if (!s->is_early) {
+        /* They are there if the user, not the chardev, made the connection. */
+        ivshmem_flat_forget_peers(s);
+    }
+    s->is_early = false;
     s->id = s->new_id;
     s->phase = IVSHMEM_FLAT_CONNECTED;
     s->socket = sock->sioc->fd;
@@ -799,6 +828,10 @@ static void ivshmem_flat_greeting(IvshmemFlat *s, int64_t value, int fd,
                (value < 0 || value >= MAX_PEERS)) {
         error_setg(&s->greeting_error, "server sent own id %" PRId64
                    ", expected 0 to %d", value, MAX_PEERS - 1);
+    } else if (nfds < expected_nfds && ivshmem_flat_lacks_fds(s)) {
+        error_setg(&s->greeting_error, "the shared memory was lost for want "
+                   "of file descriptors, the limit of open files (ulimit -n) "
+                   "is %" PRIu64, ivshmem_flat_max_fds());
     } else if (nfds != expected_nfds) {
         error_setg(&s->greeting_error, "server sent %s with %u file "
                    "descriptors, expected %u",
@@ -806,8 +839,6 @@ static void ivshmem_flat_greeting(IvshmemFlat *s, int64_t value, int fd,
     } else if (s->phase == IVSHMEM_FLAT_AWAIT_VERSION) {
         s->phase = IVSHMEM_FLAT_AWAIT_ID;
     } else if (s->phase == IVSHMEM_FLAT_AWAIT_ID) {
-        /* They are there if the user, not the chardev, made the connection. */
-        ivshmem_flat_forget_peers(s);
         s->new_id = value;
         s->phase = IVSHMEM_FLAT_AWAIT_SHMEM;
     } else {
@@ -828,47 +859,54 @@ static bool ivshmem_flat_reconnects(IvshmemFlat *s)
 }
 
 /*
- * What keeps the chardev from connecting, as an errno; 0 if it is only that
- * nobody is there. A socket of another type gets the same answers on its way,
- * and reaches no server.
+ * What keeps the chardev from connecting, as an errno; 0 if nothing does. A
+ * socket of another type gets the same answers, and reaches no server.
  */
 static int ivshmem_flat_connect_error(IvshmemFlat *s)
 {
-    SocketAddress *sa = SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr))->addr;
+    UnixSocketAddress *sa =
+        &SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr))->addr->u.q_unix;
     struct sockaddr_un addr = { .sun_family = AF_UNIX };
     int err, fd;
 
-    if (sa->type != SOCKET_ADDRESS_TYPE_UNIX || sa->u.q_unix.abstract) {
-        return 0;
+    if (sa->abstract) {
+        return 0; /* it has no permissions */
     }
     fd = qemu_socket(AF_UNIX, SOCK_DGRAM, 0);
     if (fd < 0) {
         return s->connect_error; /* one cannot tell now */
     }
-    pstrcpy(addr.sun_path, sizeof(addr.sun_path), sa->u.q_unix.path);
+    memcpy(addr.sun_path, sa->path, MIN(strlen(sa->path),
+                                        sizeof(addr.sun_path)));
     err = connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ? errno : 0;
     close(fd);
-    return err == EPROTOTYPE || err == ENOENT || err == ECONNREFUSED ? 0 : err;
+    return err == EPROTOTYPE ? 0 : err;
 }
 
-/* The chardev says once why it cannot connect; again, if something changed. */
+/*
+ * The chardev says why it cannot connect when it has tried, and not again: let
+ * it, if something has changed since.
+ */
 static void ivshmem_flat_look_for_server(IvshmemFlat *s)
 {
     int err = ivshmem_flat_connect_error(s);
 
-    if (err != s->connect_error) {
-        s->connect_error = err;
+    if (s->connect_error >= 0 && err != s->connect_error) {
         SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr))->connect_err_reported =
             false;
     }
+    s->connect_error = err;
 }
 
+/*
+ * From the timer, as QEMU frees the address before it tells of the end when it
+ * leaves.
+ */
 static void ivshmem_flat_await_server(IvshmemFlat *s)
 {
+    s->connect_error = -1;
     if (ivshmem_flat_reconnects(s)) {
-        ivshmem_flat_look_for_server(s);
-        timer_mod(s->server_timer,
-                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + LOOK_MS);
+        timer_mod(s->server_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME));
     }
 }
 
@@ -879,11 +917,11 @@ static void ivshmem_flat_await_server(IvshmemFlat *s)
  */
 static void ivshmem_flat_greeting_failed(IvshmemFlat *s)
 {
-    if (s->phase == IVSHMEM_FLAT_AWAIT_SHMEM) {
+    if (s->is_early) {
         ivshmem_flat_forget_peers(s); /* of this very greeting */
+        s->is_early = false;
     }
     s->phase = IVSHMEM_FLAT_DISCONNECTED;
-    ivshmem_flat_retry_kept(s, UINT64_MAX);
     timer_del(s->server_timer);
     ivshmem_flat_await_server(s);
     if (s->reported & BIT(BAD_GREETING)) {
@@ -910,7 +948,9 @@ static void ivshmem_flat_server_timer(void *opaque)
     IvshmemFlat *s = opaque;
 
     if (s->phase == IVSHMEM_FLAT_DISCONNECTED) {
-        ivshmem_flat_await_server(s);
+        ivshmem_flat_look_for_server(s);
+        timer_mod(s->server_timer,
+                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + LOOK_MS);
     } else {
         ivshmem_flat_greeting_timeout(s);
     }
@@ -947,24 +987,6 @@ static bool ivshmem_flat_is_eventfd(int fd)
     g_autofree char *target = g_file_read_link(link, NULL);
 
     return target && g_str_equal(target, "anon_inode:[eventfd]");
-}
-
-static bool ivshmem_flat_lacks_fds(IvshmemFlat *s)
-{
-    SocketChardev *sock = SOCKET_CHARDEV(qemu_chr_fe_get_driver(&s->chr));
-    int fd = fcntl(sock->sioc->fd, F_DUPFD_CLOEXEC, 0);
-
-    if (fd >= 0) {
-        close(fd);
-    }
-    return fd < 0;
-}
-
-static uint64_t ivshmem_flat_max_fds(void)
-{
-    struct rlimit limit;
-
-    return getrlimit(RLIMIT_NOFILE, &limit) < 0 ? 0 : limit.rlim_cur;
 }
 
 /*
@@ -1093,6 +1115,17 @@ static void ivshmem_flat_peer_message(IvshmemFlat *s, int64_t value, int fd,
     }
 }
 
+/* A peer ahead of the memory: these take the place of an old server's. */
+static void ivshmem_flat_early_message(IvshmemFlat *s, int64_t value, int fd,
+                                       unsigned nfds)
+{
+    if (!s->is_early) {
+        ivshmem_flat_forget_peers(s);
+        s->is_early = true;
+    }
+    ivshmem_flat_peer_message(s, value, fd, nfds);
+}
+
 /* The chardev */
 
 static int ivshmem_flat_can_receive(void *opaque)
@@ -1140,9 +1173,10 @@ static void ivshmem_flat_message(IvshmemFlat *s)
     s->msg_len = 0;
     s->msg_fd = -1;
     s->msg_nfds = 0;
-    if (s->phase == IVSHMEM_FLAT_CONNECTED ||
-        (s->phase == IVSHMEM_FLAT_AWAIT_SHMEM && value != SHMEM_MESSAGE)) {
+    if (s->phase == IVSHMEM_FLAT_CONNECTED) {
         ivshmem_flat_peer_message(s, value, fd, nfds);
+    } else if (s->phase == IVSHMEM_FLAT_AWAIT_SHMEM && value != SHMEM_MESSAGE) {
+        ivshmem_flat_early_message(s, value, fd, nfds);
     } else {
         ivshmem_flat_greeting(s, value, fd, nfds);
     }
@@ -1362,6 +1396,7 @@ static bool ivshmem_flat_wait_for_server(IvshmemFlat *s, GMainContext *context,
         qemu_chr_wait_connected(chr, errp) < 0) {
         return false;
     }
+    s->connect_error = -1;
     while (s->phase == IVSHMEM_FLAT_DISCONNECTED) {
         ivshmem_flat_look_for_server(s);
         g_main_context_iteration(context, true);
@@ -1536,6 +1571,7 @@ static bool ivshmem_flat_check_properties(IvshmemFlat *s, Error **errp)
 /* Undo ivshmem_flat_connect(), however far it came. */
 static void ivshmem_flat_disconnect(IvshmemFlat *s)
 {
+    ivshmem_flat_retry_kept(s, UINT64_MAX);
     qemu_chr_fe_set_handlers(&s->chr, NULL, NULL, NULL, NULL, NULL, NULL,
                              true);
     if (qemu_chr_fe_backend_open(&s->chr)) {
@@ -1544,6 +1580,7 @@ static void ivshmem_flat_disconnect(IvshmemFlat *s)
     }
     s->phase = IVSHMEM_FLAT_DISCONNECTED;
     s->socket = -1;
+    s->is_early = false;
     s->reported = 0;
     ivshmem_flat_drop_message(s);
     g_clear_pointer(&s->kept, g_hash_table_unref);
@@ -1591,7 +1628,7 @@ static void ivshmem_flat_realize(DeviceState *dev, Error **errp)
     s->peers = g_new0(IvshmemFlatPeer *, MAX_PEERS);
     s->kept = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     s->server_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
-                                     ivshmem_flat_server_timer, s);
+                                   ivshmem_flat_server_timer, s);
     s->gone_bh = qemu_bh_new_guarded(ivshmem_flat_report_gone, s,
                                      &dev->mem_reentrancy_guard);
     s->lost_bh = qemu_bh_new_guarded(ivshmem_flat_report_lost, s,

@@ -1921,11 +1921,13 @@ static void test_doorbell_while_the_server_talks(void)
     qts = fake_machine_with(srv, WIRED_MACHINE " 2>/dev/null");
     thread = g_thread_new("talking", talking_thread, srv);
     for (unsigned i = 0; i < 100; i++) {
-        qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 0));
+        uint64_t rings = 0, arrived = 0;
+
         /* Ring on, as each might push the wait further. */
-        do {
-            qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 1));
-        } while (!rung(fd));
+        WAIT_UNTIL((rings++,
+                    qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 0)),
+                    arrived = rung(fd)));
+        WAIT_UNTIL((arrived += rung(fd)) == rings);
     }
     shutdown(srv->conn, SHUT_RDWR);
     g_thread_join(thread);
@@ -2316,11 +2318,13 @@ static void test_four_devices_on_four_servers(void)
             g_assert_cmpint(qtest_readl(qts, SHMEM + d * SHMEM_SIZE), ==,
                             10 * round + d);
         }
-        server_kill(srv[2], SIGKILL);
-        WAIT_UNTIL(!qtest_qom_get_bool(qts, "/machine/peripheral/ivs2",
-                                       "connected"));
-        g_assert_true(qtest_qom_get_bool(qts, "/machine/peripheral/ivs1",
-                                         "connected"));
+        if (round == 0) {
+            server_kill(srv[2], SIGKILL);
+            WAIT_UNTIL(!qtest_qom_get_bool(qts, "/machine/peripheral/ivs2",
+                                           "connected"));
+            g_assert_true(qtest_qom_get_bool(qts, "/machine/peripheral/ivs1",
+                                             "connected"));
+        }
     }
     qtest_quit(qts);
     for (unsigned d = 0; d < 4; d++) {
@@ -2754,21 +2758,10 @@ static void test_restart_with_the_memory_last(void)
     fake_free(srv);
 }
 
-/* The chardev does not reconnect, but the user gives it a connection. */
-static void test_restart_by_the_user(void)
+/* What a user does for a chardev that does not reconnect. */
+static void give_connection(QTestState *qts, FakeServer *srv)
 {
-    FakeServer *srv = fake_new();
-    int old_peer, peer, own, pair[2];
-    QTestState *qts;
-
-    fake_script_greeting(srv, OWN_ID);
-    old_peer = fake_script_vector(srv, PEER_ID);
-    fake_script_vector(srv, OWN_ID);
-    qts = fake_machine(srv);
-    fake_restart(srv);
-    WAIT_UNTIL(!is_connected(qts));
-    qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 0));
-    g_assert_cmpint(rung(old_peer), ==, 1);
+    int pair[2];
 
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair),
                     ==, 0);
@@ -2778,6 +2771,36 @@ static void test_restart_by_the_user(void)
                              "{ 'protocol': 'ivshmem', 'fdname': 'new' } }");
     close(pair[1]);
     srv->conn = pair[0];
+}
+
+/* The chardev does not reconnect, but the user gives it a connection. */
+static void test_restart_by_the_user(void)
+{
+    FakeServer *srv = fake_new();
+    int old_peer, peer, own;
+    QTestState *qts;
+
+    fake_script_greeting(srv, OWN_ID);
+    old_peer = fake_script_vector(srv, PEER_ID);
+    fake_script_vector(srv, OWN_ID);
+    qts = fake_machine_with(srv, WIRED_MACHINE " 2>%s", srv->errors);
+    fake_restart(srv);
+    WAIT_UNTIL(!is_connected(qts));
+    qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 0));
+    g_assert_cmpint(rung(old_peer), ==, 1);
+
+    /* One that comes to nothing leaves the peers as they are. */
+    give_connection(qts, srv);
+    fake_send(srv, message(0, 0, NULL));
+    fake_send(srv, message(100, 0, NULL));
+    fake_hang_up(srv);
+    WAIT_UNTIL(count_errors(srv, "server closed the connection after 16 "
+                                 "bytes, expected the shared memory"));
+    qtest_writel(qts, DOORBELL, doorbell(PEER_ID, 0));
+    g_assert_cmpint(rung(old_peer), ==, 1);
+    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, OWN_ID);
+
+    give_connection(qts, srv);
     fake_send(srv, message(0, 0, NULL));
     fake_send(srv, message(100, 0, NULL));
     fake_send(srv, message(-1, 1, &srv->shm));
@@ -2916,6 +2939,17 @@ static void test_restart_at_start(void)
     check_restart_at_start(3, SHMEM_SIZE / 2);
 }
 
+/* Has the file text that has not become more for so many seconds? */
+static bool is_file_older(const char *path, unsigned seconds)
+{
+    struct stat st;
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return stat(path, &st) == 0 && st.st_size > 0 &&
+           now.tv_sec - st.st_mtim.tv_sec > seconds;
+}
+
 /* QEMU first, the server later: QEMU waits, and says so once. */
 static void test_start_before_the_server(void)
 {
@@ -2960,6 +2994,9 @@ static void test_start_before_the_server_says_why(void)
     pid_t child = fork_child();
 
     if (!child) { /* puts something else in its way each time it complains */
+        g_autofree char *below = g_strconcat(srv->errors, "/x", NULL);
+        g_autofree char *new = g_strconcat(path, "-new", NULL);
+
         for (unsigned i = 0; said[i]; ) {
             g_autofree char *text = NULL;
 
@@ -2968,19 +3005,15 @@ static void test_start_before_the_server_says_why(void)
                 !strstr(text, said[i])) {
                 continue;
             }
-            unlink(path);
-            i++;
-            if (i == 1 && symlink(path, path) < 0) {
+            /* by rename, as with nothing there it would complain of that */
+            if ((i == 0 && symlink(path, new) < 0) ||
+                (i == 1 && symlink(below, new) < 0) ||
+                rename(i < 2 ? new : srv->path, path) < 0) {
                 _exit(1);
-            } else if (i == 2) {
-                g_autofree char *below = g_strconcat(srv->errors, "/x", NULL);
-
-                if (symlink(below, path) < 0) {
-                    _exit(1);
-                }
             }
+            i++;
         }
-        _exit(rename(srv->path, path));
+        _exit(0);
     }
     fake_script_client(srv, OWN_ID);
     fake_start(srv);
@@ -3001,6 +3034,34 @@ static void test_start_before_the_server_says_why(void)
     unlink(path);
     WAIT_UNTIL(count_errors(srv, "No such file") == 2);
     qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* What is in the way from the start, and stays there, is said once. */
+static void test_start_before_the_server_says_it_once(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *path = g_strconcat(srv->path, "-later", NULL);
+    QTestState *qts;
+    pid_t child;
+
+    g_assert_cmpint(symlink(path, path), ==, 0);
+    child = fork_child();
+    if (!child) { /* by then it has looked more than once */
+        while (!is_file_older(srv->errors, 3)) {
+            g_usleep(1000);
+        }
+        _exit(rename(srv->path, path));
+    }
+    fake_script_client(srv, OWN_ID);
+    fake_start(srv);
+    qts = qtest_initf("-chardev socket,id=ivshmem,path=%s,reconnect-ms=10 "
+                      WIRED_MACHINE " 2>%s", path, srv->errors);
+    fake_wait_client(srv);
+    g_assert_cmpint(waitpid(child, NULL, 0), ==, child);
+    g_assert_cmpint(count_errors(srv, "symbolic links"), ==, 1);
+    qtest_quit(qts);
+    unlink(path);
     fake_free(srv);
 }
 
@@ -3690,7 +3751,6 @@ static void test_greeting_memory_kind(void)
                  "shared memory that is not open for reading and writing");
 }
 
-/* Sealed against shrinking is what a careful server does. */
 /* Memory of huge pages is as long as these are, or a multiple of that. */
 static void test_greeting_memory_huge_pages(void)
 {
@@ -3764,6 +3824,7 @@ static void test_greeting_memory_of_another_user(void)
     fake_free(srv);
 }
 
+/* Sealed against shrinking is what a careful server does. */
 static void test_greeting_memory_sealed(void)
 {
     FakeServer *srv = fake_new();
@@ -4424,7 +4485,7 @@ static void test_server_rings_without_end(void)
 
 /*
  * A semaphore counts down by one for each interrupt, here a million times: the
- * machine takes them all, and answers its monitor before it has.
+ * machine takes them all, and answers its monitor all the while.
  */
 static void test_server_counts_to_a_million(void)
 {
@@ -4433,7 +4494,6 @@ static void test_server_counts_to_a_million(void)
 
     for (unsigned i = 0; i < ARRAY_SIZE(iothreads); i++) {
         FakeServer *srv = fake_new();
-        unsigned answers = 0;
         uint64_t taken = 0;
         QTestState *qts;
 
@@ -4447,10 +4507,8 @@ static void test_server_counts_to_a_million(void)
 
             g_assert_cmpint(now, >=, taken);
             taken = now;
-            answers += taken < million;
         }
         g_assert_cmpint(taken, ==, million);
-        g_assert_cmpint(answers, >=, 10);
         wait_interrupt(qts, INPUT);
         qtest_quit(qts);
         fake_free(srv);
@@ -4732,7 +4790,6 @@ static void test_guest_floods(void)
 static void test_reset_in_traffic(void)
 {
     Running r = running_new();
-    uint64_t rung_in_traffic;
 
     for (unsigned i = 0; i < 100; i++) {
         interrupt(r.own);
@@ -4745,9 +4802,7 @@ static void test_reset_in_traffic(void)
         g_assert_cmphex(qtest_readl(r.qts, INTRMASK), ==, 0);
     }
     fake_sync(r.srv, r.qts);
-    rung_in_traffic = rung(r.peer); /* some waited together, and became one */
-    g_assert_cmpint(rung_in_traffic, >=, 1);
-    g_assert_cmpint(rung_in_traffic, <=, 100);
+    g_assert_cmpint(rung(r.peer), ==, 100);
     while (rung(r.own)) {
         /* whatever the machine has not taken yet */
     }
@@ -5319,6 +5374,8 @@ int main(int argc, char **argv)
                    test_start_before_the_server);
     qtest_add_func("/ivshmem-flat/restart/start-says-why",
                    test_start_before_the_server_says_why);
+    qtest_add_func("/ivshmem-flat/restart/start-says-it-once",
+                   test_start_before_the_server_says_it_once);
     qtest_add_func("/ivshmem-flat/restart/start-without-the-server",
                    test_start_without_the_server);
     qtest_add_func("/ivshmem-flat/restart/start-can-be-interrupted",

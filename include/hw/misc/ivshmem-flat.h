@@ -159,11 +159,15 @@ typedef struct IvshmemFlatVector {
  * IvshmemFlatKept: doorbells to one vector, rung while messages were unread
  * @until: value of IvshmemFlat::received at which all has been read that was
  *         in the socket at the first of them
- * @again: likewise at the last one
+ * @count: how many wait until then
+ * @later_until: likewise, at the last one
+ * @later_count: how many wait until then
  */
 typedef struct IvshmemFlatKept {
     uint64_t until;
-    uint64_t again;
+    uint64_t later_until;
+    unsigned count;
+    unsigned later_count;
 } IvshmemFlatKept;
 
 struct IvshmemFlat {
@@ -207,8 +211,9 @@ struct IvshmemFlat {
     int socket;                     /* to it, once it has greeted; or -1 */
     Error *greeting_error;          /* until it is reported; owned */
     QEMUTimer *server_timer;        /* of its greeting; or to look for it */
-    int connect_error;              /* errno; 0: nobody is there, or it is */
+    int connect_error;              /* errno; 0: none; -1: not looked yet */
     uint16_t new_id;                /* what the server calls us */
+    bool is_early;                  /* peers are those of this greeting */
     QEMUBH *gone_bh;                /* reports that the server is gone */
     uint32_t reported;              /* bit per IvshmemFlatBadMessage */
     unsigned lost;                  /* eventfds, for want of fds */

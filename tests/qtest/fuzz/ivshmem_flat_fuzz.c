@@ -126,7 +126,9 @@ typedef struct Kept {
     uint16_t peer;
     uint16_t vector;
     uint64_t until;             /* bytes sent before the first of them */
-    uint64_t again;             /* and before the last one */
+    unsigned count;             /* of those */
+    uint64_t later_until;       /* and before the last one */
+    unsigned later_count;       /* of all but those */
 } Kept;
 
 typedef struct Attached {
@@ -477,10 +479,19 @@ static void model_keep(Run *r, Kept k, bool is_known)
     for (guint i = 0; i < r->kept->len; i++) {
         Kept *other = &g_array_index(r->kept, Kept, i);
 
-        if (other->peer == k.peer && other->vector == k.vector) {
-            other->again = k.again;
+        if (other->peer != k.peer || other->vector != k.vector) {
+            continue;
+        }
+        if (!is_known && r->kept->len > MAX_KEPT) {
             return;
         }
+        if (other->until == k.until) {
+            other->count++;
+        } else {
+            other->later_until = k.until;
+            other->later_count++;
+        }
+        return;
     }
     if (is_known || r->kept->len < MAX_KEPT) {
         g_array_append_val(r->kept, k);
@@ -493,7 +504,7 @@ static void model_doorbell(Run *r, uint32_t value)
         .peer = value >> 16,
         .vector = value & 0xffff,
         .until = r->stream->len,
-        .again = r->stream->len,
+        .count = 1,
     };
     bool unread = r->greeted && !r->server_gone && r->seen < r->stream->len;
     int slot = model_find(r, k.peer, k.vector);
@@ -516,18 +527,17 @@ static void model_retry_kept(Run *r, uint64_t place)
 
         int slot = model_find(r, k->peer, k->vector);
 
-        if (k->until > place) {
-            continue;
+        while (k->count && k->until <= place) {
+            for (; k->count; k->count--) {
+                if (slot >= 0) {
+                    model_ring(slot);
+                }
+            }
+            k->until = k->later_until;
+            k->count = k->later_count;
+            k->later_count = 0;
         }
-        if (slot >= 0) {
-            model_ring(slot);
-            /* The device may or may not have stopped in between. */
-            slots[slot].max += k->until < k->again && k->again <= place &&
-                               slots[slot].base < FULL;
-        }
-        if (k->again > place) {
-            k->until = k->again;
-        } else {
+        if (!k->count) {
             g_array_remove_index(r->kept, i);
         }
     }
