@@ -287,16 +287,97 @@ class Apply(Case):
                                  'ivshmem\n', 'later\nivshmem\nlast\n'))
 
     def test_edit_that_is_none(self):
-        for number, text in ((2, '--- chardev/char.c\n+x\n'),
-                             (2, '--- chardev/char.c\nline 10\n'),
-                             (3, '--- chardev/char.c\n line 10\n-x\n')):
-            lay(self.overlay, {'patches/b.edit': text})
+        for number, text in ((2, '+x\n'), (2, '-x\n'), (2, 'line 10\n'),
+                             (3, ' line 10\n*x\n')):
+            lay(self.overlay, {'patches/b.edit': f'--- chardev/char.c\n{text}'})
             with self.subTest(text):
                 self.check_refused(self.apply(), snapshot(self.tree),
                                    f'patches/b.edit:{number}:', '+LINE TO ADD')
-        lay(self.overlay, {'patches/b.edit': '--- chardev/char.c\n line 10\n'})
-        self.check_refused(self.apply(), snapshot(self.tree), 'patches/b.edit',
-                           'chardev/char.c', '"line 10"')
+        # Without a line that only we have, nobody can tell if it is done.
+        for text in ('', '-line 11\n', '-line 11\n line 12\n+x\n',
+                     '-line 11\n-line 12\n+line 11\n'):
+            lay(self.overlay, {'patches/b.edit':
+                               f'--- chardev/char.c\n line 10\n{text}'})
+            with self.subTest(text):
+                self.check_refused(self.apply(), snapshot(self.tree),
+                                   'patches/b.edit', 'chardev/char.c',
+                                   '"line 10"', 'lines to add')
+
+    TAKE = '--- chardev/char.c\n line 3\n-line 4\n-line 5\n+four\n+5\n+six\n'
+
+    def test_edit_that_takes_lines_away(self):
+        """Done once; with the record lost, too; and undone with the edit."""
+        lay(self.overlay, {'patches/b.edit': self.TAKE})
+        taken = RESULT['chardev/char.c'].replace('line 4\nline 5\n',
+                                                 'four\n5\nsix\n')
+        for _ in range(2):
+            for _ in range(2):
+                self.apply_well()
+                self.assertEqual(contents(self.tree)['chardev/char.c'], taken)
+            (self.tree / '.ivshmem-flat.json').unlink()
+        self.apply_well()
+        (self.overlay / 'patches/b.edit').unlink()
+        self.apply_well()
+        self.assertEqual(contents(self.tree), RESULT)
+
+    def test_edit_that_takes_other_lines_away_than_before(self):
+        lay(self.overlay, {'patches/b.edit': self.TAKE})
+        self.apply_well()
+        lay(self.overlay, {'patches/b.edit':
+                           '--- chardev/char.c\n line 4\n-line 5\n+five\n'})
+        self.apply_well()
+        self.assertEqual(contents(self.tree)['chardev/char.c'],
+                         RESULT['chardev/char.c'].replace('line 5', 'five'))
+
+    def test_edit_takes_lines_away_beside_other_edits(self):
+        lay(self.overlay, {
+            'patches/b.edit': self.TAKE,
+            'patches/d.edit': '--- chardev/char.c\n line 3\n+d\n'
+                              ' line 6\n-line 7\n+seven\n line 8\n+e\n'})
+        for _ in range(2):
+            self.apply_well()
+            self.assertEqual(
+                contents(self.tree)['chardev/char.c'],
+                RESULT['chardev/char.c'].replace(
+                    'line 4\nline 5\n', 'd\nfour\n5\nsix\n').replace(
+                    'line 7\nline 8\n', 'seven\nline 8\ne\n'))
+        for name in 'bd':
+            (self.overlay / f'patches/{name}.edit').unlink()
+        self.apply_well()
+        self.assertEqual(contents(self.tree), RESULT)
+
+    def test_edit_takes_away_what_is_not_there(self):
+        """Also if it stands elsewhere, or the user has changed it since"""
+        for text, line, behind in (
+                (' line 3\n-line 5\n', 'line 5', 'line 3'),
+                (' line 3\n-line 4\n-line 6\n', 'line 6', 'line 4'),
+                (' line 20\n-line 21\n', 'line 21', 'line 20')):
+            lay(self.overlay, {'patches/b.edit':
+                               f'--- chardev/char.c\n{text}+x\n'})
+            with self.subTest(text):
+                self.check_refused(self.apply(), snapshot(self.tree),
+                                   'chardev/char.c: expected the line '
+                                   f'"{line}" directly behind "{behind}"')
+        lay(self.overlay, {'patches/b.edit': self.TAKE})
+        self.apply_well()
+        path = self.tree / 'chardev/char.c'
+        path.write_text(path.read_text().replace('5\nsix', '5\nuser'))
+        self.check_refused(self.apply(), snapshot(self.tree),
+                           'chardev/char.c', '"line 4"', '"line 3"')
+
+    def test_record_of_edits_that_took_nothing_away(self):
+        """A record of those has no place for it."""
+        self.apply_well()
+        record = self.tree / '.ivshmem-flat.json'
+        before = json.loads(record.read_text())
+        part, = before['edits']['char.edit']['chardev/char.c']
+        self.assertEqual(part.pop(), [])
+        record.write_text(json.dumps(before))
+        lay(self.overlay, {'patches/char.edit': self.TAKE})
+        self.apply_well()
+        self.assertEqual(contents(self.tree)['chardev/char.c'],
+                         TREE['chardev/char.c'].replace(
+                             'line 4\nline 5\n', 'four\n5\nsix\n'))
 
     def test_edit_for_older_versions(self):
         """It takes the other's place in its own QEMU, and in older ones."""
@@ -329,6 +410,7 @@ class Apply(Case):
             'hw/misc/ivshmem-flat.c': ours,
             'patches/char.edit': '--- chardev/char.c\n'
                                  ' #include "hw/core/irq.h"\n'
+                                 '-#include "qemu/aio.h"\n'
                                  '+#include "hw/core/boards.h"\n'})
         former = {'hw/core/irq.h': 'hw/irq.h', 'qemu/aio.h': 'block/aio.h',
                   'hw/core/boards.h': 'hw/boards.h'}
@@ -337,7 +419,8 @@ class Apply(Case):
             lay(self.tree, TREE | {
                 f'include/{name}': '' for name in
                 ('hw/core/cpu.h', 'hw/cpu.h', *names.values())} | {
-                'chardev/char.c': f'#include "{names["hw/core/irq.h"]}"\n'})
+                'chardev/char.c': f'#include "{names["hw/core/irq.h"]}"\n'
+                                  f'#include "{names["qemu/aio.h"]}"\n'})
             with self.subTest(names):
                 for _ in range(2):
                     self.apply_well()
