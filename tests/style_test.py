@@ -12,15 +12,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # These add lines to files that have a licence, or are the licence.
-NO_LICENCE_LINE = {'COPYING', 'LICENSE', 'README.md', 'MAINTAINERS', 'Kconfig',
+NO_LICENCE_LINE = {'COPYING', 'README.md', 'MAINTAINERS', 'Kconfig',
                    'meson.build', 'trace-events', 'device-emulation.rst',
                    'ivshmem-spec.rst', 'mps2.rst', '.gitignore',
                    '.shellcheckrc'}
 
 
+TEXT_OF = {'MIT': 'LICENSES/MIT.txt', 'Apache-2.0': 'LICENSES/Apache-2.0.txt',
+           'GPL-2.0-or-later': 'COPYING'}
+
+
 def licence_of(path):
-    """What goes into Zephyr's tree has Zephyr's licence."""
-    return 'Apache-2.0' if path.parts[0] == 'zephyr' else 'GPL-2.0-or-later'
+    """What goes into Zephyr's tree has Zephyr's licence; what users take into
+    their firmware and their tests is theirs to take."""
+    if path.parts[0] == 'zephyr':
+        return 'Apache-2.0'
+    if path.parts[0] == 'guest' or path.match('tools/ivshmem*'):
+        return 'MIT'
+    return 'GPL-2.0-or-later'
 
 
 def our_files():
@@ -39,10 +48,48 @@ class Style(unittest.TestCase):
     maxDiff = None
 
     def test_licence_lines(self):
-        missing = [str(path) for path, text in our_files()
-                   if path.name not in NO_LICENCE_LINE and path.suffix != '.edit'
-                   and f'SPDX-License-Identifier: {licence_of(path)}' not in text]
-        self.assertEqual(missing, [])
+        wrong = []
+        for path, text in our_files():
+            if path.name not in NO_LICENCE_LINE and path.suffix != '.edit' \
+                    and path.parts[0] != 'LICENSES':
+                named = re.findall(r'^.{0,5}SPDX-License-Identifier: (\S+)',
+                                   text, re.M)
+                if named != [licence_of(path)]:
+                    wrong.append(f'{path}: {named}')
+        self.assertEqual(wrong, [])
+
+    def test_licence_texts(self):
+        """README names each licence and where its text is, and no more."""
+        readme = (ROOT / 'README.md').read_text()
+        section = readme.partition('\n## Licence\n')[2]
+        for licence, place in TEXT_OF.items():
+            self.assertIn(licence, section)
+            self.assertIn(place.partition('/')[0], section)
+            self.assertTrue((ROOT / place).is_file(), place)
+        self.assertEqual({str(path) for path, _ in our_files()
+                          if path.parts[0] == 'LICENSES'},
+                         set(TEXT_OF.values()) - {'COPYING'})
+
+    def test_what_users_take_comes_alone(self):
+        """Files under MIT include and import no file under another licence."""
+        files = dict(our_files())
+        licences = {}
+        for path in files:
+            licences.setdefault(path.name, set()).add(licence_of(path))
+        seen = 0
+        for path, text in files.items():
+            if licence_of(path) != 'MIT':
+                continue
+            names = re.findall(r'^\s*#\s*include "(?:.*/)?(.*)"', text, re.M)
+            if path.suffix == '.py':
+                names += [f'{name}.py' for name in re.findall(
+                    r'^\s*(?:import|from) (\w+)', text, re.M)]
+            for name in names:
+                if name in licences:
+                    seen += 1
+                    self.assertIn('MIT', licences[name],
+                                  f'{path} takes {name}')
+        self.assertTrue(seen)
 
     def test_white_space(self):
         bad = [f'{path}:{number}' for path, text in our_files()

@@ -20,7 +20,7 @@ For hosts with x86-64 CPUs, as ivshmem_peer.
 """
 # Copyright (c) 2026 The ivshmem-flat authors
 #
-# SPDX-License-Identifier: GPL-2.0-or-later
+# SPDX-License-Identifier: MIT
 
 import struct
 import time

@@ -14,7 +14,7 @@ SIGHUP end a wait; the programs die with their parent, whatever kills it.
 """
 # Copyright (c) 2026 The ivshmem-flat authors
 #
-# SPDX-License-Identifier: GPL-2.0-or-later
+# SPDX-License-Identifier: MIT
 
 import ctypes
 import os

@@ -1,7 +1,7 @@
 """The machines of the demonstrations and tests: command lines, reports."""
 # Copyright (c) 2026 The ivshmem-flat authors
 #
-# SPDX-License-Identifier: GPL-2.0-or-later
+# SPDX-License-Identifier: MIT
 
 import os
 import re

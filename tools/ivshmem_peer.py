@@ -30,7 +30,7 @@ CPUs need only one that a lock provides. Elsewhere use build/guest/ivshmem-peer.
 """
 # Copyright (c) 2026 The ivshmem-flat authors
 #
-# SPDX-License-Identifier: GPL-2.0-or-later
+# SPDX-License-Identifier: MIT
 
 import array
 import mmap

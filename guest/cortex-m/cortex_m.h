@@ -3,7 +3,7 @@
  *
  * Copyright (c) 2026 The ivshmem-flat authors
  *
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * SPDX-License-Identifier: MIT
  */
 
 #ifndef CORTEX_M_H
