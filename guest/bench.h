@@ -83,8 +83,6 @@ struct bench_block {
     uint32_t padding[15];
 };
 
-_Static_assert(sizeof(struct bench_block) == 128, "layout");
-
 /** struct bench_turn: how long each memory took, in ticks */
 struct bench_turn {
     uint32_t ticks[2];

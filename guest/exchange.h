@@ -19,6 +19,10 @@
 
 #include "ivshmem_msg.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /** What all peers must have in common: the number of slots, ... */
 #define EXCHANGE_SLOTS 8
 /** ... and the vector that tells of messages, and of all else ... */
@@ -85,5 +89,9 @@ bool exchange_step(struct exchange *x);
  * Returns true if enough peers, and we, got all messages, and all were good.
  */
 bool exchange_verdict(const struct exchange *x);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* EXCHANGE_H */

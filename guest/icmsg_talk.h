@@ -17,6 +17,10 @@
 
 #include "ivshmem_icmsg.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /** Where the regions are in shared memory, unless the user says otherwise: */
 #define ICMSG_TALK_TX 0u
 #define ICMSG_TALK_RX 0x1000u
@@ -75,5 +79,9 @@ bool icmsg_talk_step(struct icmsg_talk *talk);
  * Returns true if all messages came back, and all that came was good.
  */
 bool icmsg_talk_verdict(const struct icmsg_talk *talk);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* ICMSG_TALK_H */

@@ -217,7 +217,7 @@ static inline void ivshmem_flat_interrupt(struct ivshmem_flat *dev,
          */
         (void)dev->registers[IVSHMEM_FLAT_INTRSTATUS / 4];
     }
-    v->interrupts++;
+    v->interrupts = v->interrupts + 1;
     /* no load may have been made ahead of the interrupt that announces it */
     ivshmem_flat_barrier();
     if (v->handler) {

@@ -24,8 +24,9 @@
  *     }
  *
  * As in ivshmem_msg.h: it runs the same on Cortex-M, on aarch64 and on the
- * host, needs no library, allocates nothing, never waits, and leaves ringing
- * to the caller; the sleep must not miss a doorbell that rang since poll().
+ * host, needs as little of libraries, allocates nothing, never waits, and
+ * leaves ringing to the caller; the sleep must not miss a doorbell that rang
+ * since poll().
  *
  * Each side writes the region that is the other's to read. A region, whose
  * words are little-endian and aligned:
@@ -60,6 +61,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /** What functions here return when they fail; all are negative. */
 enum ivshmem_icmsg_error {
@@ -192,5 +197,9 @@ int32_t ivshmem_icmsg_receive(struct ivshmem_icmsg *icmsg, void *buffer,
 
 /** ivshmem_icmsg_max_length: of a message that we can send, in bytes */
 uint32_t ivshmem_icmsg_max_length(const struct ivshmem_icmsg *icmsg);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* IVSHMEM_ICMSG_H */

@@ -30,6 +30,12 @@ _Static_assert(IVSHMEM_MSG_MAX_SLOTS >= 2 && IVSHMEM_MSG_MAX_SLOTS <= 31,
                "masks of slots are 31 bits wide");
 _Static_assert(sizeof(struct ivshmem_msg_header) == IVSHMEM_MSG_ALIGN,
                "a header never wraps");
+_Static_assert(sizeof(struct ivshmem_msg_entry) == 64, "layout");
+_Static_assert(offsetof(struct ivshmem_msg_entry, doorbell) == 20, "layout");
+_Static_assert(sizeof(struct ivshmem_msg_side) == 64, "layout");
+_Static_assert(offsetof(struct ivshmem_msg_side, wants) == 12, "layout");
+_Static_assert(sizeof(struct ivshmem_msg_header) == 16, "layout");
+_Static_assert(offsetof(struct ivshmem_msg_header, crc) == 12, "layout");
 
 /* Little-endian on the wire; its own inverse. */
 static uint32_t le32(uint32_t value)

@@ -9,10 +9,11 @@
 /*
  * The layer turns one piece of shared memory into a directory of peers and a
  * ring of messages for each ordered pair of them. It runs the same on
- * Cortex-M, on aarch64 and on the host, needs no library, allocates nothing
- * and never waits. It never rings either: it says whom to ring, and the
- * caller, who has the doorbell, decides when, after each message or after a
- * batch.
+ * Cortex-M, on aarch64 and on the host, allocates nothing and never waits. It
+ * never rings either: it says whom to ring, and the caller, who has the
+ * doorbell, decides when, after each message or after a batch. Of libraries it
+ * needs what GCC calls on its own in any program: libgcc, and memcpy(),
+ * memset() and memcmp(), which cortex-m/string.c has for who has no C library.
  *
  *     ivshmem_msg_open(&msg, memory, size, 8, IVSHMEM_MSG_ANY_SLOT, own_id, 0);
  *     for (;;) {
@@ -74,6 +75,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /** Slots that one struct ivshmem_msg can serve; at most 31. */
 #ifndef IVSHMEM_MSG_MAX_SLOTS
@@ -152,13 +157,6 @@ struct ivshmem_msg_header {
     uint32_t crc;           /* CRC-32 of the fields above and the payload,
                                or 0 on a link without, unread */
 };
-
-_Static_assert(sizeof(struct ivshmem_msg_entry) == 64, "layout");
-_Static_assert(offsetof(struct ivshmem_msg_entry, doorbell) == 20, "layout");
-_Static_assert(sizeof(struct ivshmem_msg_side) == 64, "layout");
-_Static_assert(offsetof(struct ivshmem_msg_side, wants) == 12, "layout");
-_Static_assert(sizeof(struct ivshmem_msg_header) == 16, "layout");
-_Static_assert(offsetof(struct ivshmem_msg_header, crc) == 12, "layout");
 
 /** What functions here return when they fail; all are negative. */
 enum ivshmem_msg_error {
@@ -475,5 +473,9 @@ bool ivshmem_msg_want_doorbell(struct ivshmem_msg *msg, unsigned slot,
  */
 uint32_t ivshmem_msg_crc(uint32_t crc, const volatile void *data,
                          size_t length);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* IVSHMEM_MSG_H */

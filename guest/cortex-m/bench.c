@@ -24,6 +24,7 @@
 #define COUNTER CORTEX_M_REGISTER(BOARD_FPGAIO + 0x18)
 
 _Static_assert(BENCH_HZ == BOARD_CLOCK_HZ, "COUNTER has the core's clock");
+_Static_assert(sizeof(struct bench_block) == 128, "layout");
 
 static const unsigned inputs[] = BOARD_IVSHMEM_INPUTS;
 static struct ivshmem_flat ivshmem;

@@ -9,6 +9,10 @@
 #ifndef CONSOLE_H
 #define CONSOLE_H
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /** console_init: switch the UART on */
 void console_init(void);
 
@@ -21,5 +25,9 @@ void console_init(void);
  * Returns when the UART has taken the last character over to the other side.
  */
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* CONSOLE_H */

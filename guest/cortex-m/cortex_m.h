@@ -12,6 +12,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define CORTEX_M_REGISTER(address) (*(volatile uint32_t *)(address))
 
 #define SYST_CSR CORTEX_M_REGISTER(0xe000e010u)
@@ -77,5 +81,9 @@ static inline void sleep_unless(const volatile bool *flag)
  * The firmware's main file defines it.
  */
 void interrupt(unsigned input);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* CORTEX_M_H */

@@ -1,5 +1,7 @@
 /*
- * The functions that GCC calls on its own, also in freestanding code
+ * The functions that GCC calls on its own, also in freestanding code; to be
+ * compiled with -ffreestanding -fno-tree-loop-distribute-patterns, or it makes
+ * of a loop in memset() a call of memset()
  *
  * Copyright (c) 2026 The ivshmem-flat authors
  *

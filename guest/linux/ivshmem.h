@@ -33,6 +33,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /** Own vectors beyond these are not looked at. */
 #define IVSHMEM_MAX_VECTORS 64
 
@@ -87,5 +91,9 @@ bool ivshmem_ring(struct ivshmem *ivshmem, uint32_t peer, uint32_t vector);
  * Returns false if none has rung in that time.
  */
 bool ivshmem_wait(struct ivshmem *ivshmem, uint64_t *vectors, int timeout_ms);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* IVSHMEM_H */
