@@ -7,6 +7,12 @@
 #
 # shellcheck disable=SC2034  # used by those that source it
 
+# --help: what the program's head says
+if [[ ${1:-} == --help || ${1:-} == -h ]]; then
+    sed -n '/^# tools\//,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit
+fi
+
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # Outside the clone, so that a fresh clone does not fetch and compile again.

@@ -381,6 +381,11 @@ int main(int argc, char **argv)
     struct ivshmem *ivshmem;
     bool good;
 
+    if (argc == 2 && (strcmp(argv[1], "--help") == 0 ||
+                      strcmp(argv[1], "-h") == 0)) {
+        printf(usage, argv[0]);
+        return 0;
+    }
     for (size_t i = 0; argc > 1 && i < sizeof(commands) / sizeof(commands[0]);
          i++) {
         if (strcmp(words[0], commands[i].name) == 0) {
