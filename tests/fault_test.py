@@ -261,6 +261,21 @@ class Start(CleanCase):
                              r'lost for want of file descriptors, the limit of '
                              rf'open files \(ulimit -n\) is {machine.limit}\n$')
 
+    def test_out_of_file_descriptors_for_a_peer(self):
+        """Of a server that tells of peers before the shared memory"""
+        with contextlib.ExitStack() as stack:
+            machine = Machine(stack)
+            machine.server.send(0)
+            machine.server.send(OWN)
+            machine.wait_for(machine.server.is_read, 'reading of two messages')
+            machine.lack_fds()
+            machine.server.send_vector(PEER)
+            self.assertEqual(machine.process.wait(DEADLINE), 1)
+            self.assertRegex(machine.stderr(), f'^[^\n]*peer {PEER}: its eventfd '
+                             'was lost for want of file descriptors, the limit '
+                             rf'of open files \(ulimit -n\) is {machine.limit}'
+                             r'\n$')
+
     def test_handled(self):
         """These fail and nobody notices."""
         for call, error, times in (('recvmsg', errno.EINTR, 3),
@@ -389,12 +404,12 @@ class Later(CleanCase):
         self.assertFalse(any(map(counter, (self.peer, first, second))))
         self.wait_for_hit()
         self.machine.fail('', 0)
-        rung = []
-        self.machine.wait_for(lambda: rung.append(counter(second)) or rung[-1],
-                              'doorbell')
-        self.assertEqual(rung[-1], 1)
+        self.machine.wait_for(self.server.is_read, 'reading of all messages')
+        self.assertEqual(self.machine.readl(IVPOSITION), OWN)   # and handling
         self.assertEqual(counter(self.peer), 0)
         self.assertEqual(counter(first), 2)
+        # the third waited with the fourth, until there was somebody again
+        self.assertEqual(counter(second), 2)
         self.peer = second
         self.machine.fail('recvmsg', errno.EAGAIN)
         self.server.send_vector(LATER)
