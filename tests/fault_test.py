@@ -248,33 +248,25 @@ class Start(CleanCase):
             self.check_error('recvmsg', error, 'server closed the connection '
                              'after 0 bytes, expected the protocol version')
 
-    def test_out_of_file_descriptors(self):
+    def check_lack(self, say, lost):
+        """What the server says next comes without its file descriptor."""
         with contextlib.ExitStack() as stack:
             machine = Machine(stack)
             machine.server.send(0)
             machine.server.send(OWN)
             machine.wait_for(machine.server.is_read, 'reading of two messages')
             machine.lack_fds()
-            machine.server.send(-1, machine.server.memory)
+            say(machine.server)
             self.assertEqual(machine.process.wait(DEADLINE), 1)
-            self.assertRegex(machine.stderr(), '^[^\n]*the shared memory was '
-                             r'lost for want of file descriptors, the limit of '
-                             rf'open files \(ulimit -n\) is {machine.limit}\n$')
+            self.assertRegex(machine.stderr(), f'^[^\n]*{lost} was lost for want '
+                             'of file descriptors, the limit of open files '
+                             rf'\(ulimit -n\) is {machine.limit}\n$')
 
-    def test_out_of_file_descriptors_for_a_peer(self):
-        """Of a server that tells of peers before the shared memory"""
-        with contextlib.ExitStack() as stack:
-            machine = Machine(stack)
-            machine.server.send(0)
-            machine.server.send(OWN)
-            machine.wait_for(machine.server.is_read, 'reading of two messages')
-            machine.lack_fds()
-            machine.server.send_vector(PEER)
-            self.assertEqual(machine.process.wait(DEADLINE), 1)
-            self.assertRegex(machine.stderr(), f'^[^\n]*peer {PEER}: its eventfd '
-                             'was lost for want of file descriptors, the limit '
-                             rf'of open files \(ulimit -n\) is {machine.limit}'
-                             r'\n$')
+    def test_out_of_file_descriptors(self):
+        self.check_lack(lambda server: server.send(-1, server.memory),
+                        'the shared memory')
+        self.check_lack(lambda server: server.send_vector(PEER),
+                        f'peer {PEER}: its eventfd')
 
     def test_handled(self):
         """These fail and nobody notices."""
