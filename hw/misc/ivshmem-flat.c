@@ -1377,6 +1377,9 @@ static bool ivshmem_flat_wait_for_server(IvshmemFlat *s, GMainContext *context,
     Chardev *chr = qemu_chr_fe_get_driver(&s->chr);
     SocketChardev *sock = SOCKET_CHARDEV(chr);
 
+    /* Before the chardev complains, as the user may mend it at once. */
+    s->connect_error = -1;
+    ivshmem_flat_look_for_server(s);
     if (sock->connect_task) {
         /* It was begun in the main context, which does not run yet. */
         qio_task_wait_thread(sock->connect_task);
@@ -1396,7 +1399,6 @@ static bool ivshmem_flat_wait_for_server(IvshmemFlat *s, GMainContext *context,
         qemu_chr_wait_connected(chr, errp) < 0) {
         return false;
     }
-    s->connect_error = -1;
     while (s->phase == IVSHMEM_FLAT_DISCONNECTED) {
         ivshmem_flat_look_for_server(s);
         g_main_context_iteration(context, true);
