@@ -11,14 +11,31 @@
 
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
+struct test {
+    const char *name;
+    void (*run)(void);
+    struct test *next;
+};
+
+static struct test *all_tests;
+
 /*
- * Python reads these names (compiled.py); ThreadSanitizer is for the latter
- * only.
+ * A test: a function without arguments that returns if all is well. Python
+ * reads these names (compiled.py); ThreadSanitizer is for those of threads only.
  */
-#define TEST(name) static void name(void)
-#define TEST_OF_THREADS(name) static void name(void)
+#define TEST(test_name) \
+    static void test_##test_name(void); \
+    __attribute__((constructor)) static void add_##test_name(void) \
+    { \
+        static struct test test = { #test_name, test_##test_name, NULL }; \
+        test.next = all_tests; \
+        all_tests = &test; \
+    } \
+    static void test_##test_name(void)
+#define TEST_OF_THREADS(test_name) TEST(test_name)
 
 #define CHECK(condition) \
     do { \
@@ -31,7 +48,7 @@
 
 #define CHECK_EQUAL(is, should) \
     do { \
-        long long is_ = (is), should_ = (should); \
+        long long is_ = (long long)(is), should_ = (long long)(should); \
         if (is_ != should_) { \
             fprintf(stderr, "%s:%d: %s is %lld, should be %lld\n", __FILE__, \
                     __LINE__, #is, is_, should_); \
@@ -45,6 +62,32 @@ static inline uint32_t next_random(uint32_t *x)
     *x ^= *x >> 17;
     *x ^= *x << 5;
     return *x;
+}
+
+/* How long a test waits for what should happen, under load */
+#define DEADLINE_MS 60000
+
+/*
+ * Run the test of this name, or name them all if there is none; the result is
+ * main()'s.
+ */
+static inline int run_test(const char *name)
+{
+    struct test *test;
+
+    for (test = all_tests; name && test; test = test->next) {
+        if (strcmp(name, test->name) == 0) {
+            /* whatever hangs, not for ever */
+            alarm(4 * DEADLINE_MS / 1000);
+            test->run();
+            return 0;
+        }
+    }
+    fprintf(stderr, "expected one of these tests:\n");
+    for (test = all_tests; test; test = test->next) {
+        fprintf(stderr, "  %s\n", test->name);
+    }
+    return 2;
 }
 
 #endif /* CHECK_H */

@@ -25,7 +25,6 @@
 #include "check.h"
 #include "icmsg_talk.h"
 
-#define DEADLINE_MS 60000
 #define READ 0
 #define HANDSHAKE 4
 
@@ -768,43 +767,7 @@ TEST_OF_THREADS(threads_talk_in_sessions)
     talk_in_threads(true, 20, 1000);
 }
 
-static const struct {
-    const char *name;
-    void (*run)(void);
-} tests[] = {
-#define ENTRY(name) { #name, name }
-    ENTRY(wire_format),
-    ENTRY(long_message),
-    ENTRY(session_format),
-    ENTRY(bad_memory_is_refused),
-    ENTRY(sides_bind),
-    ENTRY(messages_arrive),
-    ENTRY(full_ring),
-    ENTRY(too_long_for_the_buffer),
-    ENTRY(peer_comes_back),
-    ENTRY(memory_may_contain_anything),
-    ENTRY(magic_is_expected),
-    ENTRY(nonsense_is_found),
-    ENTRY(hostile_peer),
-    ENTRY(hostile_peer_at_the_same_time),
-    ENTRY(peer_comes_back_at_any_moment),
-    ENTRY(threads_talk),
-    ENTRY(threads_talk_in_sessions),
-};
-
 int main(int argc, char **argv)
 {
-    for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
-        if (argc == 2 && strcmp(argv[1], tests[i].name) == 0) {
-            /* whatever hangs, not for ever */
-            alarm(4 * DEADLINE_MS / 1000);
-            tests[i].run();
-            return 0;
-        }
-    }
-    fprintf(stderr, "usage: %s TEST\n", argv[0]);
-    for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
-        fprintf(stderr, "  %s\n", tests[i].name);
-    }
-    return 2;
+    return run_test(argc == 2 ? argv[1] : NULL);
 }

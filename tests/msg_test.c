@@ -32,7 +32,6 @@
 #include "exchange.h"
 #include "ivshmem_msg.h"
 
-#define DEADLINE_MS 60000
 #define MAX_IDS 512
 
 /* Which kind of link it is: for ivshmem_msg_open() */
@@ -1921,72 +1920,11 @@ TEST_OF_THREADS(simultaneous_start)
     free_bench(b);
 }
 
-static const struct {
-    const char *name;
-    void (*run)(void);
-} tests[] = {
-#define ENTRY(name) { #name, name }
-    ENTRY(crc_known_answers),
-    ENTRY(crc_by_words_at_any_alignment),
-    ENTRY(ring_sizes),
-    ENTRY(bad_memory_is_refused),
-    ENTRY(wire_format),
-    ENTRY(peers_find_each_other),
-    ENTRY(messages_arrive),
-    ENTRY(full_ring),
-    ENTRY(copies_at_any_alignment),
-    ENTRY(messages_in_place),
-    ENTRY(a_batch_is_published_at_once),
-    ENTRY(what_is_reserved_is_not_yet_said),
-    ENTRY(doorbells_on_demand),
-    ENTRY(last_words_are_heard),
-    ENTRY(peer_comes_back_after_a_crash),
-    ENTRY(control_is_told_apart),
-    ENTRY(peer_moves_to_another_id),
-    ENTRY(sessions_wrap),
-    ENTRY(slots_are_chosen),
-    ENTRY(other_layouts_are_noticed),
-    ENTRY(another_choice_of_crc_is_noticed),
-    ENTRY(first_version_is_noticed),
-    ENTRY(memory_may_contain_anything),
-    ENTRY(damage_is_found),
-    ENTRY(nonsense_breaks_the_link_and_no_more),
-    ENTRY(hostile_peer),
-    ENTRY(hostile_peer_at_the_same_time),
-    ENTRY(threads_exchange_with_doorbells),
-    ENTRY(threads_exchange_in_place_with_doorbells),
-    ENTRY(threads_exchange_with_doorbells_on_demand),
-    ENTRY(threads_exchange_without_doorbells),
-    ENTRY(threads_exchange_in_place_without_doorbells),
-    ENTRY(processes_exchange),
-    ENTRY(peer_is_killed_and_comes_back),
-    ENTRY(peer_comes_back_at_any_moment),
-    ENTRY(no_message_is_slept_through),
-    ENTRY(no_batch_is_slept_through),
-    ENTRY(no_space_is_slept_through),
-    ENTRY(no_released_space_is_slept_through),
-    ENTRY(no_newcomer_is_missed),
-    ENTRY(party_of_five),
-    ENTRY(simultaneous_start),
-};
-
 int main(int argc, char **argv)
 {
     bool crc = argc == 3 && strcmp(argv[1], "crc") == 0;
-    bool good = crc || (argc == 3 && strcmp(argv[1], "plain") == 0);
 
     link_flags = crc ? IVSHMEM_MSG_CRC : 0;
-    for (size_t i = 0; good && i < sizeof(tests) / sizeof(tests[0]); i++) {
-        if (strcmp(argv[2], tests[i].name) == 0) {
-            /* whatever hangs, not for ever */
-            alarm(4 * DEADLINE_MS / 1000);
-            tests[i].run();
-            return 0;
-        }
-    }
-    fprintf(stderr, "usage: %s plain|crc TEST\n", argv[0]);
-    for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++) {
-        fprintf(stderr, "  %s\n", tests[i].name);
-    }
-    return 2;
+    return run_test(crc || (argc == 3 && strcmp(argv[1], "plain") == 0) ?
+                    argv[2] : NULL);
 }

@@ -20,6 +20,7 @@
 
 #include <ivshmem_flat/ivshmem_flat.h>
 
+#include "check.h"
 #include "zephyr_stub.h"
 
 #define FLAT(n) (&qemu_ivshmem_flat_##n##_device)
@@ -33,23 +34,13 @@
 #define SHMEM_FLAGS "2"
 #endif
 
-#define CHECK_EQUAL(is, should) \
-    do { \
-        long long is_ = (long long)(is), should_ = (long long)(should); \
-        if (is_ != should_) { \
-            fprintf(stderr, "%s:%d: %s is %lld, should be %lld\n", __FILE__, \
-                    __LINE__, #is, is_, should_); \
-            exit(1); \
-        } \
-    } while (0)
-
 /* What was logged since the last time */
 #define CHECK_LOG(should) \
     do { \
         if (strcmp(log_text, should)) { \
             fprintf(stderr, "%s:%d: the log is \"%s\", should be \"%s\"\n", \
                     __FILE__, __LINE__, log_text, should); \
-            exit(1); \
+            _exit(1); \
         } \
         log_text[0] = '\0'; \
     } while (0)
@@ -187,8 +178,6 @@ static void on_channel(const struct device *dev, mbox_channel_id_t id,
     CHECK_EQUAL(msg == NULL, true);
     add_log("channel %u %s;", id, (const char *)user_data);
 }
-
-#define TEST(name) static void test_##name(void)
 
 TEST(init_connects_and_enables_nothing)
 {
@@ -405,23 +394,7 @@ TEST(mailbox_enabled_without_a_callback)
     CHECK_LOG("");
 }
 
-#define NAME(name) { #name, test_##name },
-
-static const struct {
-    const char *name;
-    void (*run)(void);
-} tests[] = {
-#include "zephyr_test_names.h"
-};
-
 int main(int argc, char **argv)
 {
-    for (size_t i = 0; argc == 2 && i < sizeof(tests) / sizeof(*tests); i++) {
-        if (!strcmp(argv[1], tests[i].name)) {
-            tests[i].run();
-            return 0;
-        }
-    }
-    fprintf(stderr, "expected the name of one test\n");
-    return 2;
+    return run_test(argc == 2 ? argv[1] : NULL);
 }

@@ -66,8 +66,6 @@ class Drivers(unittest.TestCase):
             path = include / header
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text('#include "zephyr_stub.h"\n')
-        (include / 'zephyr_test_names.h').write_text(
-            ''.join(f'NAME({name})\n' for name in NAMES))
         cls.program = include / 'zephyr_test'
         status, output = run([os.environ.get('CC', 'cc'), '-O1', '-g',
                               *WARNINGS, *cls.flags, '-I', include, '-I', TESTS,
