@@ -1,5 +1,5 @@
 /*
- * ICMsg in use: one side sends messages, the other one sends them back
+ * ICMsg in use: see talk.h
  *
  * Copyright (c) 2026 The ivshmem-flat authors
  *
@@ -8,113 +8,58 @@
 
 #include "icmsg_talk.h"
 
-/* Fill @bytes with what message @number must say; return its length. */
-static size_t make_message(uint8_t *bytes, uint32_t number)
-{
-    uint32_t x = number * 2654435761u;
-    size_t length = 1 + number % ICMSG_TALK_MAX_SENT;
-    size_t i;
+_Static_assert(TALK_FULL == (int)IVSHMEM_ICMSG_FULL &&
+               TALK_EMPTY == (int)IVSHMEM_ICMSG_EMPTY, "not converted");
 
-    for (i = 0; i < length; i++) {
-        x = x * 1664525 + 1013904223;
-        bytes[i] = (uint8_t)(x >> 24);
-    }
-    return length;
+static struct icmsg_talk *of(struct talk *talk)
+{
+    return (void *)talk;        /* its first member */
 }
 
-int icmsg_talk_open(struct icmsg_talk *talk)
+static bool talk_open(struct talk *talk)
 {
-    talk->bound = false;
-    talk->waiting = false;
-    talk->pending = 0;
-    return ivshmem_icmsg_open(&talk->icmsg, &talk->config);
+    return ivshmem_icmsg_open(&of(talk)->icmsg, &of(talk)->config) == 0;
 }
 
-/* Are we bound? Say when that changes. */
-static bool bound(struct icmsg_talk *talk)
+static enum talk_state talk_poll(struct talk *talk)
 {
-    switch (ivshmem_icmsg_poll(&talk->icmsg)) {
+    switch (ivshmem_icmsg_poll(&of(talk)->icmsg)) {
     case IVSHMEM_ICMSG_BOUND:
-        if (!talk->bound) {
-            talk->say("the peer is there\n");
-        }
-        talk->bound = true;
-        return true;
+        return TALK_BOUND;
     case IVSHMEM_ICMSG_UNBOUND:
-        talk->say("the peer has left\n");
-        if (!talk->messages) {
-            icmsg_talk_open(talk);
-            talk->idle = false;
-        }
-        return false;
+        return TALK_LEFT;
     case IVSHMEM_ICMSG_DEAD:
-        talk->say("the peer wrote nonsense\n");
-        talk->failed = true;
-        return false;
+        return TALK_DEAD;
     default:
-        return false;
+        return TALK_WAITING;
     }
 }
 
-static bool over(const struct icmsg_talk *talk)
+static int talk_send(struct talk *talk, const void *message, size_t length)
 {
-    return talk->icmsg.state == IVSHMEM_ICMSG_DEAD ||
-           (talk->messages &&
-            (talk->icmsg.state == IVSHMEM_ICMSG_UNBOUND ||
-             talk->good + talk->wrong >= talk->messages));
+    return ivshmem_icmsg_send(&of(talk)->icmsg, message, length);
 }
 
-/* What came is what we have sent, or is to be sent back. */
-static void take_message(struct icmsg_talk *talk, size_t length)
+static int32_t talk_receive(struct talk *talk, void *buffer, size_t capacity)
 {
-    uint8_t expected[ICMSG_TALK_MAX_SENT];
-
-    if (!talk->messages) {
-        talk->pending = length;
-    } else if (talk->waiting &&
-               length == make_message(expected, talk->good + talk->wrong) &&
-               __builtin_memcmp(talk->buffer, expected, length) == 0) {
-        talk->good++;
-    } else {
-        talk->wrong++;
-    }
-    talk->waiting = false;
+    return ivshmem_icmsg_receive(&of(talk)->icmsg, buffer, capacity);
 }
 
-bool icmsg_talk_step(struct icmsg_talk *talk)
+static bool talk_doorbell(struct talk *talk)
 {
-    int32_t result;
-
-    talk->idle = true;
-    while (bound(talk) && !over(talk)) {
-        if (talk->messages && !talk->waiting && !talk->pending) {
-            talk->pending = make_message(talk->buffer,
-                                         talk->good + talk->wrong);
-        }
-        if (talk->pending) {
-            result = ivshmem_icmsg_send(&talk->icmsg, talk->buffer,
-                                        talk->pending);
-            if (result == IVSHMEM_ICMSG_FULL) {
-                talk->idle = false;     /* nobody rings when it is not */
-                break;
-            }
-            talk->pending = 0;
-            talk->waiting = true;
-        }
-        result = ivshmem_icmsg_receive(&talk->icmsg, talk->buffer,
-                                       sizeof(talk->buffer));
-        if (result > 0) {
-            take_message(talk, (size_t)result);
-        } else if (result == IVSHMEM_ICMSG_EMPTY) {
-            break;
-        }
-    }
-    return over(talk);
+    return ivshmem_icmsg_doorbell(&of(talk)->icmsg);
 }
 
-bool icmsg_talk_verdict(const struct icmsg_talk *talk)
+static void talk_close(struct talk *talk)
 {
-    talk->say("%u messages came back, %u wrong\n", (unsigned)talk->good,
-              (unsigned)talk->wrong);
-    return talk->good == talk->messages && !talk->wrong && !talk->failed;
+    ivshmem_icmsg_close(&of(talk)->icmsg);
 }
+
+const struct talk_protocol icmsg_talk_protocol = {
+    .open = talk_open,
+    .poll = talk_poll,
+    .send = talk_send,
+    .receive = talk_receive,
+    .doorbell = talk_doorbell,
+    .close = talk_close,
+};

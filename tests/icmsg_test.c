@@ -710,29 +710,30 @@ static void sleep_until_rung(struct bench *b, int side)
 static void *run_talk(void *opaque)
 {
     struct talker *t = opaque;
-    struct icmsg_talk talk = {
-        .config = config_of(t->bench, t->side), .messages = t->messages,
-        .say = quiet,
+    struct icmsg_talk icmsg = {
+        .talk.protocol = &icmsg_talk_protocol, .talk.messages = t->messages,
+        .talk.say = quiet, .config = config_of(t->bench, t->side),
     };
+    struct talk *talk = &icmsg.talk;
     bool over;
 
-    CHECK_EQUAL(icmsg_talk_open(&talk), 0);
+    CHECK(talk->protocol->open(talk));
     do {
-        over = icmsg_talk_step(&talk);
-        if (ivshmem_icmsg_doorbell(&talk.icmsg)) {
+        over = talk_step(talk);
+        if (talk->protocol->doorbell(talk)) {
             ring(t->bench, !t->side);
         }
-        if (!over && talk.idle) {
+        if (!over && talk->idle) {
             sleep_until_rung(t->bench, t->side);
         } else {
             sched_yield();
         }
     } while (!over && !__atomic_load_n(&t->stop, __ATOMIC_RELAXED));
-    ivshmem_icmsg_close(&talk.icmsg);
-    if (ivshmem_icmsg_doorbell(&talk.icmsg)) {
+    talk->protocol->close(talk);
+    if (talk->protocol->doorbell(talk)) {
         ring(t->bench, !t->side);
     }
-    t->good = icmsg_talk_verdict(&talk);
+    t->good = talk_verdict(talk);
     return NULL;
 }
 

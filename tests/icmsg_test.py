@@ -26,7 +26,7 @@ from ivshmem_icmsg import (BOUND, DEAD, OPENING, UNBOUND, Broken, ICMsg,
 
 class Layer:
     name = 'icmsg_test'
-    sources = ('ivshmem_icmsg.c', 'icmsg_talk.c')
+    sources = ('ivshmem_icmsg.c', 'icmsg_talk.c', 'talk.c')
 
 
 class Plain(Layer, compiled.Compiled):

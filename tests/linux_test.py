@@ -27,6 +27,7 @@ from ivshmem_machines import (FIRMWARE, LINUX, QEMU_AARCH64, check_exchange,
 from ivshmem_peer import Peer
 
 ICMSG_FIRMWARE = ROOT / 'build/guest/icmsg-mps2.elf'
+RPMSG_FIRMWARE = ROOT / 'build/guest/rpmsg-mps2.elf'
 
 
 class LinuxTest(LabCase):
@@ -38,7 +39,7 @@ class LinuxTest(LabCase):
         self.assertTrue(shutil.which(QEMU_AARCH64),
                         f'{QEMU_AARCH64} is missing')
 
-    def assert_icmsg_passed(self, machine):
+    def assert_all_came_back(self, machine):
         self.wait_for_end(machine)
         self.assertIn('500 messages came back, 0 wrong', machine.lines)
         self.assertIn('passed', machine.lines)
@@ -150,7 +151,19 @@ class Exchange(LinuxTest):
         self.lab.wait_for_line(firmware, 'id 0 is there for peer 1')
         machine = self.start_linux('icmsg 0 tx=0x1000 rx=0 messages=500 '
                                    'sessions=1')
-        self.assert_icmsg_passed(machine)
+        self.assert_all_came_back(machine)
+        self.lab.wait_for_line(firmware, 'the peer has left')
+
+    def test_rpmsg(self):
+        """Linux is the remote, and finds the memory at another address."""
+        self.start_server()
+        firmware = self.lab.start('cortex-m', cortex_m(
+            BIN / 'qemu-system-arm', self.lab.socket_path,
+            words='peer=1 host=1', firmware=RPMSG_FIRMWARE))
+        self.lab.wait_for_line(firmware, 'id 0 is there for peer 1')
+        machine = self.start_linux('rpmsg 0 remote messages=500 '
+                                   'address=0x70000000')
+        self.assert_all_came_back(machine)
         self.lab.wait_for_line(firmware, 'the peer has left')
 
     def test_icmsg_with_the_host(self):
@@ -216,7 +229,18 @@ class Virt(LinuxTest):
         machine = self.lab.start('linux', linux_flat(
             BIN / 'qemu-system-aarch64', self.lab.socket_path,
             'icmsg 0 tx=0x1000 rx=0 messages=500'))
-        self.assert_icmsg_passed(machine)
+        self.assert_all_came_back(machine)
+
+    def test_rpmsg(self):
+        """Linux is the host."""
+        machine = self.lab.start('linux', linux_flat(
+            BIN / 'qemu-system-aarch64', self.lab.socket_path,
+            'rpmsg 1 host messages=500 address=0x70000000'))
+        self.lab.wait_for_line(machine, 'id 0 is there for peer 1')
+        self.lab.start('cortex-m', cortex_m(
+            BIN / 'qemu-system-arm', self.lab.socket_path,
+            firmware=RPMSG_FIRMWARE))
+        self.assert_all_came_back(machine)
 
 
 class Documentation(LinuxTest):
@@ -260,28 +284,34 @@ class Documentation(LinuxTest):
         self.wait_for_end(test)
         self.assertEqual((test.status, test.lines), (0, ["b'question'"]))
 
-
-    def start_icmsg(self):
-        """What the page has for the other two sides; the firmware is there."""
-        python, firmware, host = self.commands('## ICMsg, with Zephyr')
+    def start_firmware(self, heading):
+        """The firmware below the heading; give the other blocks."""
+        *python, firmware, host = self.commands(heading)
         self.lab.start_server(self.lab.server_command(BIN))
         machine = self.run_block('firmware', firmware)
         self.lab.wait_for_line(machine, 'id 0 is there for peer 1')
-        return python, host
+        return *python, host
+
+    def assert_host_passes(self, command):
+        peer = self.run_block('host', command)
+        self.wait_for_end(peer)
+        self.assertEqual((peer.status, peer.lines[-2:]),
+                         (0, ['1000 messages came back, 0 wrong', 'passed']))
 
     def test_icmsg_in_python(self):
-        python, _ = self.start_icmsg()
+        python, _ = self.start_firmware('## ICMsg, with Zephyr')
         test = self.lab.start('test', ['env', '-C', ROOT, sys.executable,
                                        '-c', python])
         self.wait_for_end(test)
         self.assertEqual((test.status, test.lines), (0, ["b'question'"]))
 
     def test_icmsg_in_c(self):
-        _, host = self.start_icmsg()
-        peer = self.run_block('host', host)
-        self.wait_for_end(peer)
-        self.assertEqual((peer.status, peer.lines[-2:]),
-                         (0, ['1000 messages came back, 0 wrong', 'passed']))
+        _, host = self.start_firmware('## ICMsg, with Zephyr')
+        self.assert_host_passes(host)
+
+    def test_rpmsg(self):
+        host, = self.start_firmware('## RPMsg, with Zephyr and others')
+        self.assert_host_passes(host)
 
 
 class Verdict(unittest.TestCase):

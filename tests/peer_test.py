@@ -466,12 +466,8 @@ class FakeServer(unittest.TestCase):
             server.join()
 
 
-class WithICMsg(PeerTest):
-    """Two sides of ICMsg: the firmware is one of them, or nobody is."""
-    FIRMWARE = GUEST / 'icmsg-mps2.elf'
-    # where a peer writes and reads, unless told otherwise, and we the reverse
-    THEIRS, OURS = (0, 0x1000), (0x1000, 0x1000)
-    SWAPPED = ('tx=0x1000', 'rx=0')
+class Talk(PeerTest):
+    """Two sides of a protocol, of which the firmware may be one."""
 
     def setUp(self):
         super().setUp()
@@ -481,6 +477,26 @@ class WithICMsg(PeerTest):
         return self.lab.start('firmware', cortex_m(
             BIN / 'qemu-system-arm', self.lab.socket_path, words=words,
             firmware=self.FIRMWARE))
+
+    def assert_wrong_words(self, command, words, message):
+        with self.subTest(words):
+            host = self.start_host_peer(command, *words)
+            self.wait_for_end(host)
+            self.assertEqual((host.status, host.lines),
+                             (2, [f'ivshmem-peer: {command}: {message}']))
+
+    def assert_refused_by_firmware(self, words):
+        machine = self.start_firmware(words)
+        self.wait_for_end(machine)
+        self.assertEqual((machine.status, machine.lines), (
+            2, [f'such memory cannot be used: {self.FIRMWARE} {words}']))
+
+
+class WithICMsg(Talk):
+    FIRMWARE = GUEST / 'icmsg-mps2.elf'
+    # where a peer writes and reads, unless told otherwise, and we the reverse
+    THEIRS, OURS = (0, 0x1000), (0x1000, 0x1000)
+    SWAPPED = ('tx=0x1000', 'rx=0')
 
     def python_side(self, peer, peer_id, **kwargs):
         side = ICMsg(peer, peer_id, tx=self.OURS, rx=self.THEIRS, **kwargs)
@@ -598,25 +614,16 @@ class WithICMsg(PeerTest):
 
     def test_wrong_words(self):
         for words, message in (
-                ([], 'icmsg: expected a peer'),
-                (['65536'], 'icmsg: expected a peer'),
-                (['1', 'messages=x'], "icmsg: 'messages=x', expected "
-                 'messages=N, tx=OFFSET, rx=OFFSET, size=N, align=N or '
-                 'sessions=0 or 1'),
-                (['1', 'tx=0x3ff004'], 'icmsg: tx=0x3ff004, rx=0x1000, '
-                 'size=0x1000, align=0 cannot be used in shared memory of '
-                 '4194304 bytes'),
-                (['1', 'size=16'], 'icmsg: tx=0, rx=0x1000, size=0x10, '
-                 'align=0 cannot be used in shared memory of 4194304 bytes')):
-            with self.subTest(words):
-                host = self.start_host_peer('icmsg', *words)
-                self.wait_for_end(host)
-                self.assertEqual((host.status, host.lines),
-                                 (2, [f'ivshmem-peer: {message}']))
-        machine = self.start_firmware('align=3')
-        self.wait_for_end(machine)
-        self.assertEqual((machine.status, machine.lines), (
-            2, ['regions of 4096 bytes cannot be used']))
+                ([], 'expected a peer'),
+                (['65536'], 'expected a peer'),
+                (['1', 'messages=x'], "'messages=x', expected messages=N, "
+                 'tx=OFFSET, rx=OFFSET, size=N, align=N or sessions=0 or 1'),
+                (['1', 'tx=0x3ff004'], 'tx=0x3ff004, rx=0x1000, size=0x1000, '
+                 'align=0 cannot be used in shared memory of 4194304 bytes'),
+                (['1', 'size=16'], 'tx=0, rx=0x1000, size=0x10, align=0 '
+                 'cannot be used in shared memory of 4194304 bytes')):
+            self.assert_wrong_words('icmsg', words, message)
+        self.assert_refused_by_firmware('align=3')
 
     def test_nonsense(self):
         peer = self.python_peer()
@@ -629,6 +636,79 @@ class WithICMsg(PeerTest):
         self.assertEqual(machine.status, 1)
         self.assertIn('the peer wrote nonsense', machine.lines)
         self.assertEqual(machine.lines[-1], 'FAILED')
+
+
+class WithRPMsg(Talk):
+    """Host and remote: one is the firmware, the other one a Linux program."""
+    FIRMWARE = GUEST / 'rpmsg-mps2.elf'
+    ADDRESS = 'address=0x70000000'      # where the firmware has the memory
+
+    def start_host_first(self, *words):
+        host = self.start_host_peer('rpmsg', '1', *words, self.ADDRESS)
+        self.lab.wait_for_line(host, 'id 0 is there for peer 1')
+        return host
+
+    def assert_all_came_back(self, sender, other):
+        self.assert_passed(sender)
+        self.assertIn('1000 messages came back, 0 wrong', sender.lines)
+        self.assertIn('the peer is there', other.lines)
+        self.lab.wait_for_line(other, 'the peer has left')
+
+    def test_remote_sends(self):
+        machine = self.start_firmware('peer=1 host=1')
+        self.lab.wait_for_line(machine, 'id 0 is there for peer 1')
+        remote = self.start_host_peer('rpmsg', '0', 'remote', 'messages=1000',
+                                      self.ADDRESS)
+        self.assert_all_came_back(remote, machine)
+
+    def test_host_sends(self):
+        remote = self.start_host_first('remote')
+        self.assert_all_came_back(
+            self.start_firmware('host=1 messages=1000'), remote)
+
+    def test_firmware_is_the_remote(self):
+        host = self.start_host_first('host', 'messages=1000')
+        self.assert_all_came_back(host, self.start_firmware())
+
+    def test_firmware_is_the_remote_and_sends(self):
+        host = self.start_host_first('host')
+        self.assert_all_came_back(self.start_firmware('messages=1000'), host)
+
+    def test_somewhere_else(self):
+        where = {'at': 0x10000, 'size': 0x4000, 'buffer': 256, 'align': 64}
+        words = [f'{name}={value}' for name, value in where.items()]
+        host = self.start_host_first('host', 'messages=1000', *words)
+        self.assert_all_came_back(host, self.start_firmware(' '.join(words)))
+
+    def test_wrong_words(self):
+        region = ('name=%s, at=%s, size=%s, buffer=512, align=4, address=0 '
+                  'cannot be used in shared memory of 4194304 bytes')
+        for words, message in (
+                ([], 'expected a peer, and host or remote: what we are'),
+                (['0', 'guest'],
+                 'expected a peer, and host or remote: what we are'),
+                (['0', 'host', 'x=1'], "'x=1', expected name=NAME, messages=N, "
+                 'at=OFFSET, size=N, buffer=N, align=N or address=N'),
+                (['0', 'host', 'name='], region % ('', '0', '0x8000')),
+                (['0', 'host', 'at=0x400000'],
+                 region % ('talk', '0x400000', '0x8000')),
+                (['0', 'host', 'size=1000'], region % ('talk', '0', '0x3e8'))):
+            self.assert_wrong_words('rpmsg', words, message)
+        self.assert_refused_by_firmware('host=1 align=3')
+
+    def test_nonsense(self):
+        host = self.start_host_first('host')
+        machine = self.start_firmware()
+        self.lab.wait_for_line(machine, 'the peer is there')
+        peer = self.python_peer()
+        # vring 1's index of what the host has passed
+        struct.pack_into('<H', peer.memory, 16388 + 16 * 16 + 2, 0xffff)
+        peer.ring(1)
+        self.wait_for_end(machine)
+        self.assertEqual(machine.status, 1)
+        self.assertIn('the peer wrote nonsense', machine.lines)
+        self.assertEqual(machine.lines[-1], 'FAILED')
+        self.assertNotIn('the peer wrote nonsense', host.lines)
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ import compiled
 
 class Layer:
     name = 'rpmsg_test'
-    sources = ('ivshmem_rpmsg.c',)
+    sources = ('ivshmem_rpmsg.c', 'rpmsg_talk.c', 'talk.c')
 
 
 class Plain(Layer, compiled.Compiled):

@@ -23,6 +23,7 @@
 #include "exchange.h"
 #include "icmsg_talk.h"
 #include "ivshmem.h"
+#include "rpmsg_talk.h"
 
 static const char usage[] =
     "usage: %s WHERE [COMMAND]\n"
@@ -41,6 +42,11 @@ static const char usage[] =
     "        [sessions=1]     speak Zephyr's ICMsg with a peer: send N messages\n"
     "                         and check what comes back; without N, send back\n"
     "                         what comes\n"
+    "  rpmsg PEER host|remote [messages=N] [name=NAME] [at=OFFSET] [size=N]\n"
+    "        [buffer=N] [align=N] [address=N]\n"
+    "                         the same with OpenAMP's RPMsg, as Zephyr's static\n"
+    "                         vrings divide size bytes at OFFSET; the shared\n"
+    "                         memory is at address=N for the peer\n"
     "  ring PEER [VECTOR]     ring a peer's doorbell, on vector 0 or VECTOR\n"
     "  wait [N]               wait for N doorbells (1), and name their vectors\n"
     "  sleeper [N], ringer [N]\n"
@@ -215,15 +221,40 @@ static void *region(const struct ivshmem *ivshmem, uint32_t offset,
            (uint8_t *)ivshmem->memory + offset : NULL;
 }
 
+/* Talk with a peer until there is no more to do. */
+static bool run_talk(struct ivshmem *ivshmem, uint32_t peer, struct talk *talk)
+{
+    bool over, good;
+
+    say("id %u is there for peer %u\n", (unsigned)ivshmem->id,
+        (unsigned)peer);
+    do {
+        over = talk_step(talk);
+        if (talk->protocol->doorbell(talk)) {
+            ivshmem_ring(ivshmem, peer, 0);
+        }
+        if (!over && talk->idle) {
+            ivshmem_wait(ivshmem, NULL, -1);
+        }
+    } while (!over);
+    talk->protocol->close(talk);
+    if (talk->protocol->doorbell(talk)) {
+        ivshmem_ring(ivshmem, peer, 0);
+    }
+    good = talk_verdict(talk);
+    say(good ? "passed\n" : "FAILED\n");
+    return good;
+}
+
 static void read_icmsg_words(const struct ivshmem *ivshmem, char **words,
-                             struct icmsg_talk *talk)
+                             struct icmsg_talk *icmsg)
 {
     uint32_t tx = ICMSG_TALK_TX, rx = ICMSG_TALK_RX, size = ICMSG_TALK_SIZE;
     uint32_t align = 0, sessions = 0;
 
     for (; *words; words++) {
         if (!(strncmp(*words, "messages=", 9) == 0 &&
-              number(*words + 9, 0, UINT32_MAX, &talk->messages)) &&
+              number(*words + 9, 0, UINT32_MAX, &icmsg->talk.messages)) &&
             !(strncmp(*words, "tx=", 3) == 0 &&
               number(*words + 3, 0, UINT32_MAX, &tx)) &&
             !(strncmp(*words, "rx=", 3) == 0 &&
@@ -238,12 +269,13 @@ static void read_icmsg_words(const struct ivshmem *ivshmem, char **words,
                  "size=N, align=N or sessions=0 or 1", *words);
         }
     }
-    talk->config = (struct ivshmem_icmsg_config) {
+    icmsg->config = (struct ivshmem_icmsg_config) {
         .tx = region(ivshmem, tx, size), .tx_size = size,
         .rx = region(ivshmem, rx, size), .rx_size = size,
         .alignment = align, .sessions = sessions,
     };
-    if (!talk->config.tx || !talk->config.rx || icmsg_talk_open(talk)) {
+    if (!icmsg->config.tx || !icmsg->config.rx ||
+        !icmsg->talk.protocol->open(&icmsg->talk)) {
         errx(2, "icmsg: tx=%#x, rx=%#x, size=%#x, align=%u cannot be used in "
              "shared memory of %zu bytes", (unsigned)tx, (unsigned)rx,
              (unsigned)size, (unsigned)align, ivshmem->size);
@@ -252,32 +284,73 @@ static void read_icmsg_words(const struct ivshmem *ivshmem, char **words,
 
 static bool do_icmsg(struct ivshmem *ivshmem, char **words)
 {
-    struct icmsg_talk talk = { .say = say };
+    struct icmsg_talk icmsg = {
+        .talk.protocol = &icmsg_talk_protocol, .talk.say = say,
+    };
     uint32_t peer;
-    bool over, good;
 
     if (!*words || !number(*words, 0, UINT16_MAX, &peer)) {
         errx(2, "icmsg: expected a peer");
     }
-    read_icmsg_words(ivshmem, words + 1, &talk);
-    say("id %u is there for peer %u\n", (unsigned)ivshmem->id,
-        (unsigned)peer);
-    do {
-        over = icmsg_talk_step(&talk);
-        if (ivshmem_icmsg_doorbell(&talk.icmsg)) {
-            ivshmem_ring(ivshmem, peer, 0);
+    read_icmsg_words(ivshmem, words + 1, &icmsg);
+    return run_talk(ivshmem, peer, &icmsg.talk);
+}
+
+static void read_rpmsg_words(const struct ivshmem *ivshmem, char **words,
+                             struct rpmsg_talk *rpmsg)
+{
+    uint32_t at = RPMSG_TALK_AT, size = RPMSG_TALK_SIZE, address = 0;
+    uint32_t buffer = RPMSG_TALK_BUFFER_SIZE, align = RPMSG_TALK_ALIGN;
+
+    for (; *words; words++) {
+        if (strncmp(*words, "name=", 5) == 0) {
+            rpmsg->name = *words + 5;
+        } else if (!(strncmp(*words, "messages=", 9) == 0 &&
+                     number(*words + 9, 0, UINT32_MAX,
+                            &rpmsg->talk.messages)) &&
+                   !(strncmp(*words, "at=", 3) == 0 &&
+                     number(*words + 3, 0, UINT32_MAX, &at)) &&
+                   !(strncmp(*words, "size=", 5) == 0 &&
+                     number(*words + 5, 0, UINT32_MAX, &size)) &&
+                   !(strncmp(*words, "buffer=", 7) == 0 &&
+                     number(*words + 7, 0, UINT16_MAX, &buffer)) &&
+                   !(strncmp(*words, "align=", 6) == 0 &&
+                     number(*words + 6, 0, UINT32_MAX, &align)) &&
+                   !(strncmp(*words, "address=", 8) == 0 &&
+                     number(*words + 8, 0, UINT32_MAX, &address))) {
+            errx(2, "rpmsg: '%s', expected name=NAME, messages=N, at=OFFSET, "
+                 "size=N, buffer=N, align=N or address=N", *words);
         }
-        if (!over && talk.idle) {
-            ivshmem_wait(ivshmem, NULL, -1);
-        }
-    } while (!over);
-    ivshmem_icmsg_close(&talk.icmsg);
-    if (ivshmem_icmsg_doorbell(&talk.icmsg)) {
-        ivshmem_ring(ivshmem, peer, 0);
     }
-    good = icmsg_talk_verdict(&talk);
-    say(good ? "passed\n" : "FAILED\n");
-    return good;
+    rpmsg->config.memory = region(ivshmem, at, size);
+    rpmsg->config.size = size;
+    rpmsg->config.address = address + at;
+    if (!rpmsg->config.memory ||
+        ivshmem_rpmsg_layout_zephyr(&rpmsg->config.layout, size, buffer,
+                                    align) ||
+        !rpmsg->talk.protocol->open(&rpmsg->talk)) {
+        errx(2, "rpmsg: name=%s, at=%#x, size=%#x, buffer=%u, align=%u, "
+             "address=%#x cannot be used in shared memory of %zu bytes",
+             rpmsg->name, (unsigned)at, (unsigned)size, (unsigned)buffer,
+             (unsigned)align, (unsigned)address, ivshmem->size);
+    }
+}
+
+static bool do_rpmsg(struct ivshmem *ivshmem, char **words)
+{
+    struct rpmsg_talk rpmsg = {
+        .talk.protocol = &rpmsg_talk_protocol, .talk.say = say,
+        .name = RPMSG_TALK_NAME,
+    };
+    uint32_t peer;
+
+    if (!*words || !number(words[0], 0, UINT16_MAX, &peer) || !words[1] ||
+        (strcmp(words[1], "host") && strcmp(words[1], "remote"))) {
+        errx(2, "rpmsg: expected a peer, and host or remote: what we are");
+    }
+    rpmsg.config.host = strcmp(words[1], "host") == 0;
+    read_rpmsg_words(ivshmem, words + 2, &rpmsg);
+    return run_talk(ivshmem, peer, &rpmsg.talk);
 }
 
 static bool do_wait(struct ivshmem *ivshmem, char **words)
@@ -368,6 +441,7 @@ static const struct {
     { "exchange", do_exchange },
     { "echo", do_echo },
     { "icmsg", do_icmsg },
+    { "rpmsg", do_rpmsg },
     { "ring", do_ring },
     { "wait", do_wait },
     { "sleeper", do_sleeper },
