@@ -1,0 +1,534 @@
+/*
+ * QTest testcase for ivshmem-flat: the greeting
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+/* Each violation is one line, in seconds. */
+
+#include "qemu/osdep.h"
+#include "ivshmem-flat/framework.h"
+
+#include <sys/mman.h>
+
+static void check_greeting(FakeServer *srv, const char *expected)
+{
+    fake_start(srv);
+    assert_refused(expected, CHARDEV_AND_DEVICE, srv->path, "," AT);
+    fake_join(srv);
+    fake_free(srv);
+}
+
+static void test_greeting_version(void)
+{
+    static const struct {
+        int64_t version;
+        const char *expected;
+    } cases[] = {
+        { 1, "server sent protocol version 1, expected 0" },
+        { -1, "server sent protocol version -1, expected 0" },
+        { INT64_MIN, "server sent protocol version -9223372036854775808" },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        FakeServer *srv = fake_new();
+
+        fake_script_id(srv, cases[i].version);
+        check_greeting(srv, cases[i].expected);
+    }
+}
+
+static void test_greeting_id(void)
+{
+    static const struct {
+        int64_t id;
+        const char *expected;
+    } cases[] = {
+        { -1, "server sent own id -1, expected 0 to 65535" },
+        { 65536, "server sent own id 65536, expected 0 to 65535" },
+        { 1LL << 40, "server sent own id 1099511627776, expected 0 to 65535" },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        FakeServer *srv = fake_new();
+
+        fake_script_id(srv, 0);
+        fake_script_id(srv, cases[i].id);
+        check_greeting(srv, cases[i].expected);
+    }
+}
+
+/* Peers may come before the memory; what is none may not. */
+static void test_greeting_order(void)
+{
+    static const struct {
+        int64_t value;
+        unsigned nfds;
+        bool is_eventfd;
+        const char *why;
+    } cases[] = {
+        { 3, 0, false, "it is the own id, expected an eventfd" },
+        { 7, 0, false, "peer is gone that never came" },
+        { 7, 1, false, "expected an eventfd" },
+        { 7, 2, true, "expected at most one" },
+        { 65536, 1, true, "expected an id from 0 to 65535" },
+        { -2, 0, false, "expected an id from 0 to 65535" },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        FakeServer *srv = fake_new();
+        int kinds[] = { srv->shm, fake_eventfd(srv) };
+        int fd = kinds[cases[i].is_eventfd];
+        g_autofree char *expected = g_strdup_printf(
+            "server sent message %" PRId64 " with %u file descriptors, "
+            "expected -1 with the shared memory: %s", cases[i].value,
+            cases[i].nfds, cases[i].why);
+
+        fake_script_id(srv, 0);
+        fake_script_id(srv, 3);
+        fake_script_vector(srv, PEER_ID);
+        fake_script(srv, message(cases[i].value, cases[i].nfds,
+                                 (int[]) { fd, fd }));
+        check_greeting(srv, expected);
+    }
+}
+
+/* There are servers that send the memory last. */
+static void check_greeting_memory_last(const char *iothread)
+{
+    FakeServer *srv = fake_new();
+    int fds[2], gone, own[2];
+    QTestState *qts;
+
+    fake_script_id(srv, 0);
+    fake_script_id(srv, OWN_ID);
+    fake_script_vectors(srv, PEER_ID, fds, 2);
+    gone = fake_script_vector(srv, 7);
+    fake_script_id(srv, 7);
+    fake_script_vectors(srv, OWN_ID, own, 2);
+    fake_script_fd(srv, -1, srv->shm);
+    qts = fake_machine_with(srv, "-object iothread,id=io " WIRED_MACHINE "%s",
+                            iothread);
+    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, OWN_ID);
+    qtest_writel(qts, SHMEM, 0x12345678);
+    g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
+    for (unsigned v = 0; v < 2; v++) {
+        qtest_writel(qts, DOORBELL, doorbell(PEER_ID, v));
+        g_assert_cmpint(rung(fds[v]), ==, 1);
+        g_assert_cmpint(rung(fds[!v]), ==, 0);
+    }
+    qtest_writel(qts, DOORBELL, doorbell(7, 0));
+    g_assert_cmpint(rung(gone), ==, 0);
+    interrupt(own[0]);
+    wait_interrupt(qts, INPUT);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+static void test_greeting_memory_last(void)
+{
+    check_greeting_memory_last("");
+    check_greeting_memory_last(",iothread=io");
+}
+
+/* It may fall silent among them; the 10 s are for all of the greeting. */
+static void test_greeting_without_memory(void)
+{
+    FakeServer *srv = fake_new();
+    int fd = fake_eventfd(srv);
+
+    fake_script_id(srv, 0);
+    fake_script_id(srv, 3);
+    for (unsigned i = 0; i < 15; i++) {
+        fake_script_fd(srv, 100 + i, fd);
+    }
+    srv->pause_us = G_USEC_PER_SEC;
+    check_greeting(srv, " bytes in 10 s, expected the shared memory");
+}
+
+/* fds where none is due, none where one is, several */
+static void test_greeting_fds(void)
+{
+    FakeServer *srv = fake_new();
+    int two[2];
+
+    fake_script_fd(srv, 0, srv->shm);
+    check_greeting(srv, "server sent the protocol version with 1 file "
+                        "descriptors, expected 0");
+
+    srv = fake_new();
+    fake_script_id(srv, 0);
+    fake_script_fd(srv, 3, srv->shm);
+    check_greeting(srv, "server sent the own id with 1 file descriptors, "
+                        "expected 0");
+
+    srv = fake_new();
+    fake_script_id(srv, 0);
+    fake_script_id(srv, 3);
+    fake_script_id(srv, -1);
+    check_greeting(srv, "server sent the shared memory with 0 file "
+                        "descriptors, expected 1");
+
+    srv = fake_new();
+    two[0] = two[1] = srv->shm;
+    fake_script_id(srv, 0);
+    fake_script_id(srv, 3);
+    fake_script(srv, message(-1, 2, two));
+    check_greeting(srv, "server sent the shared memory with 2 file "
+                        "descriptors, expected 1");
+}
+
+static void check_memory(FakeServer *srv, int fd, const char *expected)
+{
+    fake_script_id(srv, 0);
+    fake_script_id(srv, 3);
+    fake_script_fd(srv, -1, fd);
+    check_greeting(srv, expected);
+}
+
+static void test_greeting_memory_kind(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *path = NULL;
+    int fds[2];
+
+    g_assert_cmpint(pipe(fds), ==, 0);
+    fake_own(srv, fds[0]);
+    check_memory(srv, fake_own(srv, fds[1]), "server sent a pipe as shared "
+                 "memory, expected a regular file");
+
+    srv = fake_new();
+    check_memory(srv, srv->listener, "server sent a socket as shared memory");
+
+    srv = fake_new();
+    check_memory(srv, fake_eventfd(srv), "server sent something else as "
+                                         "shared memory, expected a regular");
+
+    srv = fake_new();
+    check_memory(srv, fake_own(srv, open(srv->dir, O_RDONLY | O_DIRECTORY)),
+                 "server sent a directory as shared memory");
+
+    srv = fake_new();
+    check_memory(srv, fake_own(srv, open("/dev/null", O_RDWR)),
+                 "server sent a character device as shared memory");
+
+    srv = fake_new();
+    path = g_strdup_printf("/proc/self/fd/%d", srv->shm);
+    check_memory(srv, fake_own(srv, open(path, O_RDONLY | O_CLOEXEC)),
+                 "shared memory that is not open for reading and writing");
+
+    srv = fake_new();
+    g_free(path);
+    path = g_strdup_printf("/proc/self/fd/%d", srv->shm);
+    check_memory(srv, fake_own(srv, open(path, O_WRONLY | O_CLOEXEC)),
+                 "shared memory that is not open for reading and writing");
+}
+
+/* Memory of huge pages is as long as these are, or a multiple of that. */
+static void test_greeting_memory_huge_pages(void)
+{
+    FakeServer *srv = fake_new();
+    int fd = memfd_create("ivshmem-flat-test", MFD_CLOEXEC | MFD_HUGETLB);
+    QTestState *qts;
+    struct stat st;
+    void *page;
+
+    if (fd < 0) {
+        g_test_skip("the host's kernel has no huge pages");
+        fake_free(srv);
+        return;
+    }
+    fake_own(srv, fd);
+    g_assert_cmpint(fstat(fd, &st), ==, 0);
+    /* There can be no object smaller than such a page. */
+    g_assert_cmpint(ftruncate(fd, qemu_real_host_page_size()), <, 0);
+    g_assert_cmpint(ftruncate(fd, st.st_blksize), ==, 0);
+    page = mmap(NULL, st.st_blksize, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (page == MAP_FAILED) {
+        g_test_skip("no huge page is free (/proc/sys/vm/nr_hugepages)");
+        fake_free(srv);
+        return;
+    }
+    munmap(page, st.st_blksize);
+
+    srv->shm = fd;
+    fake_script_client(srv, OWN_ID);
+    qts = fake_machine(srv);
+    qtest_writel(qts, SHMEM + st.st_blksize - 4, 0x12345678);
+    g_assert_cmphex(qtest_readl(qts, SHMEM + st.st_blksize - 4), ==,
+                    0x12345678);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* The server's socket is all that one must be able to open. */
+static void test_greeting_memory_of_another_user(void)
+{
+    FakeServer *srv = fake_new();
+    g_autofree char *file = g_build_filename(srv->dir, "file", NULL);
+    const char *nobody = "exec setpriv --reuid=65534 --regid=65534 "
+                         "--clear-groups";
+    g_autofree char *try = g_strdup_printf(
+        "%s %s --version >/dev/null 2>&1", nobody,
+        g_getenv("QTEST_QEMU_BINARY"));
+    char *qemu;
+    Output out;
+
+    if (system(try) != 0) {
+        g_test_skip("QEMU cannot be run as another user by this one");
+        fake_free(srv);
+        return;
+    }
+    srv->shm = fake_own(srv, open(file, O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    g_assert_cmpint(ftruncate(srv->shm, SHMEM_SIZE), ==, 0);
+    g_assert_cmpint(chmod(srv->dir, 0755), ==, 0);
+    g_assert_cmpint(chmod(srv->path, 0777), ==, 0);
+    fake_script_client(srv, OWN_ID);
+    fake_start(srv);
+    qemu = wrap_qemu(srv, nobody);
+    out = run_qemu("ivshmem_flat_greeting", WIRED_MACHINE " -chardev socket,"
+                   "id=ivshmem,path=%s -trace ivshmem_flat_greeting",
+                   srv->path);
+    unwrap_qemu(qemu);
+    g_assert_nonnull(strstr(out.text, "ivshmem_flat_greeting"));
+    output_free(out);
+    fake_join(srv);
+    unlink(file);
+    fake_free(srv);
+}
+
+/* Sealed against shrinking is what a careful server does. */
+static void test_greeting_memory_sealed(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+
+    g_assert_cmpint(fcntl(srv->shm, F_ADD_SEALS, F_SEAL_WRITE), ==, 0);
+    check_memory(srv, srv->shm, "Operation not permitted");
+
+    srv = fake_new();
+    g_assert_cmpint(fcntl(srv->shm, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW |
+                          F_SEAL_SEAL), ==, 0);
+    fake_script_client(srv, OWN_ID);
+    qts = fake_machine(srv);
+    qtest_writel(qts, SHMEM, 0x12345678);
+    g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+static void test_greeting_memory_size(void)
+{
+    static const struct {
+        off_t size;
+        const char *expected;
+    } cases[] = {
+        { 0, "shared memory of 0 bytes, expected a multiple of" },
+        { 1, "shared memory of 1 bytes, expected a multiple of" },
+        { 4095, "shared memory of 4095 bytes, expected a multiple of" },
+        { SHMEM_SIZE + 512, "shared memory of 4194816 bytes, expected a" },
+        { 1LL << 45, "shared memory of 35184372088832 bytes, expected a" },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        FakeServer *srv = fake_new();
+
+        check_memory(srv, fake_memory(srv, cases[i].size), cases[i].expected);
+    }
+}
+
+/* The stream ends after each possible number of bytes. */
+static void test_greeting_end_of_stream(void)
+{
+    for (unsigned len = 0; len < 24; len++) {
+        FakeServer *srv = fake_new();
+        g_autofree char *expected = g_strdup_printf(
+            "server closed the connection after %u bytes, expected %s", len,
+            len < 8 ? "the protocol version" :
+            len < 16 ? "the own id" : "the shared memory");
+        Message m = { .len = len };
+
+        memset(m.bytes + 16, 0xff, 8);
+        if (len) {
+            fake_script(srv, m);
+        }
+        srv->hang_up = true;
+        check_greeting(srv, expected);
+    }
+}
+
+typedef struct Silence {
+    unsigned len;               /* bytes before it */
+    gulong pause_us;            /* after each of them */
+    const char *expected;
+} Silence;
+
+static void *silence_thread(void *opaque)
+{
+    static const uint8_t bytes[24] = { [16 ... 23] = 0xff };
+    const Silence *silence = opaque;
+    gint64 start = g_get_monotonic_time();
+    FakeServer *srv = fake_new();
+
+    for (unsigned i = 0; i < silence->len; i++) {
+        Message m = { .bytes[0] = bytes[i], .len = 1 };
+
+        if (i == 16) {
+            m.nfds = 1;
+            m.fds[0] = srv->shm;
+        }
+        fake_script(srv, m);
+    }
+    srv->pause_us = silence->pause_us;
+    check_greeting(srv, silence->expected);
+    g_assert_cmpint(g_get_monotonic_time() - start, <, 30 * G_USEC_PER_SEC);
+    return NULL;
+}
+
+/* It falls silent in each message, or has it drag on: all of them at once. */
+static void test_greeting_silence(void)
+{
+    static Silence silences[] = {
+        { 0, 0, "server sent 0 bytes in 10 s, expected the protocol version" },
+        { 12, 0, "server sent 12 bytes in 10 s, expected the own id" },
+        { 20, 0, "server sent 20 bytes in 10 s, expected the shared memory" },
+        { 24, G_USEC_PER_SEC, " bytes in 10 s, expected the " },
+    };
+    GThread *threads[ARRAY_SIZE(silences)];
+
+    for (unsigned i = 0; i < ARRAY_SIZE(silences); i++) {
+        threads[i] = g_thread_new("silence", silence_thread, &silences[i]);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(silences); i++) {
+        g_thread_join(threads[i]);
+    }
+}
+
+static void test_greeting_of_something_else(void)
+{
+    FakeServer *srv = fake_new();
+    Message m = { .bytes = "220 mail ready\r\n", .len = 16 };
+
+    fake_script(srv, m);
+    check_greeting(srv, "server sent protocol version ");
+}
+
+/* Messages are what counts, not how they are cut. */
+static void test_greeting_in_pieces(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    uint64_t words[3] = { 0, cpu_to_le64(7), cpu_to_le64(-1) };
+    int own;
+
+    for (unsigned i = 0; i < sizeof(words); i++) {
+        Message m = { .len = 1 };
+
+        m.bytes[0] = ((uint8_t *)words)[i];
+        if (i == 20) {
+            m.nfds = 1;
+            m.fds[0] = srv->shm;
+        }
+        fake_script(srv, m);
+    }
+    own = fake_script_vector(srv, 7);
+    qts = fake_machine(srv);
+    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 7);
+    qtest_writel(qts, DOORBELL, doorbell(7, 0));
+    wait_interrupt(qts, INPUT);
+    g_assert_cmpint(rung(own), ==, 0);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* Two messages in one write; fds would come with the first of them. */
+static void test_greeting_in_one_write(void)
+{
+    FakeServer *srv = fake_new();
+    Message m = { .len = 16 };
+    QTestState *qts;
+
+    stq_le_p(m.bytes, 0);
+    stq_le_p(m.bytes + 8, 7);
+    fake_script(srv, m);
+    fake_script_fd(srv, -1, srv->shm);
+    fake_script_vector(srv, 7);
+    qts = fake_machine(srv);
+    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 7);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
+/* A server may have no vectors. */
+static void test_greeting_without_vectors(void)
+{
+    Server *srv = server_new(0);
+    QTestState *a = wired_machine(srv->path);
+    QTestState *b = wired_machine(srv->path);
+
+    qtest_writel(a, SHMEM, 0x12345678);
+    g_assert_cmphex(qtest_readl(b, SHMEM), ==, 0x12345678);
+    g_assert_cmpint(qtest_readl(a, IVPOSITION), !=,
+                    qtest_readl(b, IVPOSITION));
+    qtest_quit(a);
+    qtest_quit(b);
+    server_free(srv);
+}
+
+/* Who speaks as servers did before there was a version: first the own id. */
+static void test_greeting_of_a_legacy_server(void)
+{
+    static const struct {
+        int64_t id;
+        const char *expected;
+    } cases[] = {
+        { 0, "server sent own id -1, expected 0 to 65535" },
+        { 3, "server sent protocol version 3, expected 0" },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        FakeServer *srv = fake_new();
+
+        fake_script_id(srv, cases[i].id);
+        fake_script_fd(srv, -1, srv->shm);
+        fake_script_vector(srv, cases[i].id);
+        check_greeting(srv, cases[i].expected);
+    }
+}
+
+void add_greeting_tests(void)
+{
+    qtest_add_func("/ivshmem-flat/greeting/version", test_greeting_version);
+    qtest_add_func("/ivshmem-flat/greeting/id", test_greeting_id);
+    qtest_add_func("/ivshmem-flat/greeting/order", test_greeting_order);
+    qtest_add_func("/ivshmem-flat/greeting/fds", test_greeting_fds);
+    qtest_add_func("/ivshmem-flat/greeting/memory-last",
+                   test_greeting_memory_last);
+    qtest_add_func("/ivshmem-flat/greeting/without-memory",
+                   test_greeting_without_memory);
+    qtest_add_func("/ivshmem-flat/greeting/memory-kind",
+                   test_greeting_memory_kind);
+    qtest_add_func("/ivshmem-flat/greeting/memory-huge-pages",
+                   test_greeting_memory_huge_pages);
+    qtest_add_func("/ivshmem-flat/greeting/memory-of-another-user",
+                   test_greeting_memory_of_another_user);
+    qtest_add_func("/ivshmem-flat/greeting/memory-sealed",
+                   test_greeting_memory_sealed);
+    qtest_add_func("/ivshmem-flat/greeting/memory-size",
+                   test_greeting_memory_size);
+    qtest_add_func("/ivshmem-flat/greeting/end-of-stream",
+                   test_greeting_end_of_stream);
+    qtest_add_func("/ivshmem-flat/greeting/silence", test_greeting_silence);
+    qtest_add_func("/ivshmem-flat/greeting/something-else",
+                   test_greeting_of_something_else);
+    qtest_add_func("/ivshmem-flat/greeting/legacy-server",
+                   test_greeting_of_a_legacy_server);
+    qtest_add_func("/ivshmem-flat/greeting/in-pieces",
+                   test_greeting_in_pieces);
+    qtest_add_func("/ivshmem-flat/greeting/in-one-write",
+                   test_greeting_in_one_write);
+    qtest_add_func("/ivshmem-flat/greeting/without-vectors",
+                   test_greeting_without_vectors);
+}
