@@ -15,7 +15,8 @@ import re
 import subprocess
 from pathlib import Path
 
-FILES = ('hw/misc/ivshmem-flat.c', 'hw/arm/mps2-ivshmem.c')
+FILES = ('hw/misc/ivshmem-client.c', 'hw/misc/ivshmem-peers.c',
+         'hw/misc/ivshmem-flat.c', 'hw/arm/mps2-ivshmem.c')
 EXPLANATIONS = Path(__file__).resolve().parent / 'uncovered.txt'
 
 

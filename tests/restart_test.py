@@ -50,7 +50,7 @@ class Restart(LabCase):
             *cortex_m(BIN / 'qemu-system-arm', self.lab.socket_path,
                       words=f'messages={FOR_EVER} slot={slot} tick=100',
                       on_board=not iothread, reconnect_ms=20),
-            '-trace', 'ivshmem_flat_greeting',
+            '-trace', 'ivshmem_client_greeting',
             *(['-object', 'iothread,id=thread',
                '-global', 'ivshmem-flat.iothread=thread']
               if iothread else [])])
@@ -66,7 +66,7 @@ class Restart(LabCase):
 
     def wait_for_greeting(self, machines, number):
         self.wait_for(machines, lambda machine: number == sum(
-            line.startswith('ivshmem_flat_greeting ')
+            line.startswith('ivshmem_client_greeting ')
             for line in machine.lines), f'to be greeted {number} times')
 
     def wait_for_messages(self, machines, memory):

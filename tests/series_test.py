@@ -177,6 +177,29 @@ class Series(Case):
         (self.dir / 'overlay/hw/arm/board-ivshmem.c').unlink()
         self.check_one_line(self.patches(), 'hw/arm/board-ivshmem.c')
 
+    def test_a_list_in_two_steps(self):
+        lay(self.dir / 'overlay', {
+            'hw/misc/trace-events': '\n# client.c\nclient() "client"\n'
+                                    '\n# ivshmem-flat.c\nnew() "new"\n',
+            'patches/series': SERIES.replace(
+                'hw/misc/*\n', 'hw/misc/trace-events: client.c\n'
+                '    hw/misc: add a client\n\nhw/misc/*\n', 1)})
+        patches = self.write()
+        steps = self.take(patches)
+        self.assertEqual(steps[1], ('hw/misc: add a client',
+                                    ['hw/misc/trace-events']))
+        self.assertIn('hw/misc/trace-events', steps[2][1])
+        text = patches[2].read_text()
+        self.assertIn('\n+client() "client"\n', text)
+        self.assertNotIn('new()', text)
+
+    def test_a_word_that_a_list_lacks(self):
+        lay(self.dir / 'overlay', {'patches/series':
+                                   SERIES + '\nhw/misc/Kconfig: NOTHING\n'
+                                            '    nothing\n'})
+        self.check_one_line(self.patches(), 'hw/misc/Kconfig: NOTHING',
+                            'no such paragraph')
+
     def test_an_edit_without_a_message(self):
         for text in ('Subject: x\n\n--- chardev/char.c\n line 1\n+x\n',
                      '--- chardev/char.c\n line 1\n+x\n'):

@@ -23,17 +23,17 @@ FIRMWARE = ROOT / 'build/guest/exchange-mps2.elf'
 # B comes before A, rings a stranger, and A twice in one microsecond.
 TRACES = {
     'A': '''\
-11@7.000010:ivshmem_flat_greeting own id 3, shared memory of 4096 bytes
-12@7.000014:ivshmem_flat_doorbell_kept peer 4 vector 1
-11@7.000016:ivshmem_flat_interrupt vector 0
+11@7.000010:ivshmem_client_greeting own id 3, shared memory of 4096 bytes
+12@7.000014:ivshmem_peers_doorbell_kept peer 4 vector 1
+11@7.000016:ivshmem_peers_interrupt vector 0
 qemu: something else
-12@7.000020:ivshmem_flat_doorbell_dropped peer 4 vector 9: no such vector
+12@7.000020:ivshmem_peers_doorbell_dropped peer 4 vector 9: no such vector
 ''',
     'B': '''\
-21@6.999999:ivshmem_flat_greeting own id 4, shared memory of 4096 bytes
-22@7.000005:ivshmem_flat_doorbell_sent peer 3 vector 0
-22@7.000015:ivshmem_flat_doorbell_sent peer 3 vector 0
-22@7.000015:ivshmem_flat_doorbell_sent peer 3 vector 0
+21@6.999999:ivshmem_client_greeting own id 4, shared memory of 4096 bytes
+22@7.000005:ivshmem_peers_doorbell_sent peer 3 vector 0
+22@7.000015:ivshmem_peers_doorbell_sent peer 3 vector 0
+22@7.000015:ivshmem_peers_doorbell_sent peer 3 vector 0
 22@7.000018:ivshmem_flat_write offset 0xc size 4 value 0x0
 '''}
 # in us from B's greeting

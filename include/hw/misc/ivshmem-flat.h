@@ -42,10 +42,8 @@
 
 #include "hw/core/sysbus.h"
 #include "hw/misc/ivshmem-flat-compat.h"
-#include "qemu/aio.h"
-#include "chardev/char-fe.h"
+#include "hw/misc/ivshmem-client.h"
 #include "qemu/notify.h"
-#include "qemu/timer.h"
 #include "qom/object.h"
 #include "system/iothread.h"
 
@@ -63,33 +61,6 @@ OBJECT_DECLARE_SIMPLE_TYPE(IvshmemFlat, IVSHMEM_FLAT)
  * Vectors of one peer that can be rung, and outputs that a device can have.
  */
 #define IVSHMEM_FLAT_MAX_VECTORS 64
-
-/**
- * IVSHMEM_FLAT_MAX_KEPT:
- *
- * Doorbells to unknown peers that wait for the server's messages to be read.
- */
-#define IVSHMEM_FLAT_MAX_KEPT 64
-
-/**
- * IvshmemFlatPhase: what the next message from the server must be
- *
- * The order of the first three is that of the specification's section
- * "The ivshmem Client-Server Protocol".
- *
- * @IVSHMEM_FLAT_AWAIT_VERSION: the protocol's version
- * @IVSHMEM_FLAT_AWAIT_ID: the own id
- * @IVSHMEM_FLAT_AWAIT_SHMEM: the shared memory, or a peer ahead of it
- * @IVSHMEM_FLAT_CONNECTED: a peer that comes or goes
- * @IVSHMEM_FLAT_DISCONNECTED: none, there is no server (yet, or any more)
- */
-typedef enum IvshmemFlatPhase {
-    IVSHMEM_FLAT_AWAIT_VERSION,
-    IVSHMEM_FLAT_AWAIT_ID,
-    IVSHMEM_FLAT_AWAIT_SHMEM,
-    IVSHMEM_FLAT_CONNECTED,
-    IVSHMEM_FLAT_DISCONNECTED,
-} IvshmemFlatPhase;
 
 /**
  * TYPE_IVSHMEM_FLAT_MEMORY:
@@ -113,68 +84,11 @@ struct IvshmemFlatMemory {
     MemoryRegion ram;
 };
 
-/**
- * IvshmemFlatPeer: another client of the server
- * @nvectors: how many elements @vectors has
- * @vectors: the peer's eventfds, in the order of their vectors; owned
- */
-typedef struct IvshmemFlatPeer {
-    uint32_t nvectors;
-    int vectors[];
-} IvshmemFlatPeer;
-
-/**
- * IvshmemFlatReceiver: where the interrupts of one own vector come in
- * @ctx: serves it
- * @eventfd: what a peer writes to interrupt us; owned
- * @vector: the vector
- * @rung: a doorbell was taken from @eventfd and is not handled yet; for the
- *        thread of @ctx alone
- * @s: the device; NULL once it is not interested any more; under the BQL
- *
- * The thread that serves it frees it: that may be busy with it when the device
- * forgets it.
- */
-typedef struct IvshmemFlatReceiver {
-    AioContext *ctx;
-    int eventfd;
-    unsigned vector;
-    bool rung;
-    IvshmemFlat *s;
-} IvshmemFlatReceiver;
-
-/**
- * IvshmemFlatVector: one of the device's own vectors
- * @receiver: there is one if the server has given us this vector
- * @wired: its output goes somewhere; known when the machine is done
- * @interrupts: how many it has taken
- */
-typedef struct IvshmemFlatVector {
-    IvshmemFlatReceiver *receiver;
-    bool wired;
-    uint64_t interrupts;
-} IvshmemFlatVector;
-
-/**
- * IvshmemFlatKept: doorbells to one vector, rung while messages were unread
- * @until: value of IvshmemFlat::received at which all has been read that was
- *         in the socket at the first of them
- * @count: how many wait until then
- * @later_until: likewise, at the last one
- * @later_count: how many wait until then
- */
-typedef struct IvshmemFlatKept {
-    uint64_t until;
-    uint64_t later_until;
-    unsigned count;
-    unsigned later_count;
-} IvshmemFlatKept;
-
 struct IvshmemFlat {
     SysBusDevice parent_obj;
 
     /* properties */
-    CharFrontend chr;
+    IvshmemClient client;           /* has the chardev */
     uint64_t shmem_size;            /* bytes; 0: any */
     uint64_t bus_address_iomem;     /* UINT64_MAX: not given */
     uint64_t bus_address_shmem;     /* UINT64_MAX: not given */
@@ -189,45 +103,12 @@ struct IvshmemFlat {
     IvshmemFlatMemory *memory;      /* NULL: the server has sent none yet */
     qemu_irq irq[IVSHMEM_FLAT_MAX_VECTORS];
     bool any_wired;                 /* is any output? */
-    AioContext *ctx;                /* serves the own eventfds */
     Notifier machine_done;
-
     Error *migration_blocker;
 
     /* registers */
     uint32_t intrmask;
     uint32_t intrstatus;
-
-    /* the server's message that is being received */
-    uint8_t msg[8];
-    unsigned msg_len;               /* bytes of @msg that are there */
-    int msg_fd;                     /* first fd that came with them, or -1 */
-    bool msg_fd_is_eventfd;
-    unsigned msg_nfds;              /* how many came */
-    uint64_t received;              /* bytes since the connection began */
-
-    /* what the server said */
-    IvshmemFlatPhase phase;
-    int socket;                     /* to it, once it has greeted; or -1 */
-    Error *greeting_error;          /* until it is reported; owned */
-    QEMUTimer *server_timer;        /* of its greeting; or to look for it */
-    int connect_error;              /* errno; 0: none; -1: not looked yet */
-    uint16_t new_id;                /* what the server calls us */
-    bool is_early;                  /* peers are those of this greeting */
-    QEMUBH *gone_bh;                /* reports that the server is gone */
-    uint32_t reported;              /* bit per IvshmemFlatBadMessage */
-    unsigned lost;                  /* eventfds, for want of fds */
-    QEMUBH *lost_bh;                /* reports that */
-    uint16_t id;                    /* @new_id of the last whole greeting */
-    IvshmemFlatPeer **peers;        /* by id; NULL: not connected */
-    unsigned nvectors;              /* elements of @own in use */
-    IvshmemFlatVector own[IVSHMEM_FLAT_MAX_VECTORS];
-
-    /* statistics */
-    uint64_t doorbells_sent;
-    uint64_t doorbells_dropped;
-
-    GHashTable *kept;               /* IvshmemFlatKept by value of DOORBELL */
 };
 
 #endif /* HW_MISC_IVSHMEM_FLAT_H */

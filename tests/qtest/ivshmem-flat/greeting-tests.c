@@ -288,11 +288,11 @@ static void test_greeting_memory_of_another_user(void)
     fake_script_client(srv, OWN_ID);
     fake_start(srv);
     qemu = wrap_qemu(srv, nobody);
-    out = run_qemu("ivshmem_flat_greeting", WIRED_MACHINE " -chardev socket,"
-                   "id=ivshmem,path=%s -trace ivshmem_flat_greeting",
+    out = run_qemu("ivshmem_client_greeting", WIRED_MACHINE " -chardev socket,"
+                   "id=ivshmem,path=%s -trace ivshmem_client_greeting",
                    srv->path);
     unwrap_qemu(qemu);
-    g_assert_nonnull(strstr(out.text, "ivshmem_flat_greeting"));
+    g_assert_nonnull(strstr(out.text, "ivshmem_client_greeting"));
     output_free(out);
     fake_join(srv);
     unlink(file);
