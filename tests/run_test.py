@@ -124,9 +124,9 @@ class Qtest(unittest.TestCase):
             return 1, ''
         run.run = stand_in
         with mock.patch.dict(os.environ, run.environment_of('10.0')):
-            for *_, theme in [job for job in run.jobs_of('10.0', {})
-                              if job[2].__name__ == 'qtest']:
-                run.qtest(mock.Mock(), '10.0', run.QTESTS[0], theme)
+            for *_, name, theme in [job for job in run.jobs_of('10.0', {})
+                                    if job[-2] == run.QTEST]:
+                run.meson_test(mock.Mock(), '10.0', name, theme)
         rest = asked.pop('').split()
         self.assertEqual(sorted(asked), sorted(run.APART))
         self.assertEqual(sorted(word for words in asked.values()
