@@ -11,12 +11,14 @@ Needs ivshmem-server in build/bin (or $BUILD/bin).
 import os
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import unittest
 from pathlib import Path
 
 from lab_case import BIN, LabCase
+from ivshmem_lab import LabError
 from ivshmem_peer import Peer
 
 SERVER = BIN / 'ivshmem-server'
@@ -31,6 +33,14 @@ class Server(LabCase):
         super().setUp()
         self.command = self.lab.server_command(BIN)
         self.socket = self.lab.socket_path
+
+    def refused(self, *options):
+        """What it says on stderr, when it ends at once."""
+        run = subprocess.run([*self.command, *options], text=True, check=False,
+                             capture_output=True, timeout=DEADLINE)
+        self.assertEqual(run.returncode, 1, run)
+        self.assertEqual(run.stdout.strip(), NOTICE)
+        return run.stderr.removesuffix('\n')
 
     def listening(self, *options):
         """Start it, wait for its line alone; return its Program."""
@@ -63,6 +73,51 @@ class Server(LabCase):
                               'the daemon to end', tick=0.01)
             said.seek(0)
             self.assertNotIn('listening', said.read())
+
+    def test_no_such_folder(self):
+        path = os.path.join(os.path.dirname(self.socket), 'none', 'socket')
+        self.assertEqual(self.refused('-S', path), f'cannot bind to {path}: '
+                         'No such file or directory')
+
+    def test_path_of_the_socket_is_too_long(self):
+        path = '/tmp/' + 103 * 'x'
+        self.assertEqual(self.refused('-S', path),
+                         'socket path is too long, expected up to 107 bytes: '
+                         + path)
+        path = '/tmp/' + 5000 * 'x'
+        self.assertEqual(self.refused('-S', path),
+                         f'socket path is too long: {path}')
+
+    def test_path_of_the_memory_is_too_long(self):
+        path = '/tmp/' + 5000 * 'x'
+        self.assertEqual(self.refused('-m', path),
+                         f'shared memory path is too long: {path}')
+
+    def test_a_file_is_in_the_way(self):
+        Path(self.socket).write_text('mine')
+        self.assertEqual(self.refused(), f'cannot bind to {self.socket}: '
+                         'Address already in use')
+        self.assertEqual(Path(self.socket).read_text(), 'mine')
+
+    def test_socket_of_another_server(self):
+        """It stays there, and hears nothing of that."""
+        self.listening()
+        with Peer(self.socket) as peer:
+            self.assertEqual(self.refused(), f'cannot bind to {self.socket}: '
+                             'Address already in use')
+            with Peer(self.socket) as second:
+                self.assertEqual(second.id, peer.id + 1)
+
+    def test_socket_that_does_not_listen_yet(self):
+        """Somebody has it, and it stays."""
+        with socket.socket(socket.AF_UNIX) as owner:
+            owner.bind(self.socket)
+            self.assertIn('Address already in use', self.refused())
+            self.assertTrue(stat.S_ISSOCK(os.lstat(self.socket).st_mode))
+
+    def test_lab_says_what_the_server_said(self):
+        with self.assertRaisesRegex(LabError, 'cannot bind to /none/s: No '):
+            self.lab.start_server([*self.command, '-S', '/none/s'])
 
 
 if __name__ == '__main__':
