@@ -115,6 +115,22 @@ class Server(LabCase):
             self.assertIn('Address already in use', self.refused())
             self.assertTrue(stat.S_ISSOCK(os.lstat(self.socket).st_mode))
 
+    def test_socket_that_was_left_behind(self):
+        first = self.listening()
+        first.kill()
+        self.wait_for_end(first)
+        self.assertTrue(os.path.exists(self.socket))
+        self.listening()
+        with Peer(self.socket) as peer:
+            self.assertEqual(peer.id, 0)
+
+    def test_link_to_a_socket_is_not_removed(self):
+        with socket.socket(socket.AF_UNIX) as owner:
+            owner.bind(self.socket + '-')
+        os.symlink(self.socket + '-', self.socket)
+        self.assertIn('Address already in use', self.refused())
+        self.assertTrue(os.path.islink(self.socket))
+
     def test_lab_says_what_the_server_said(self):
         with self.assertRaisesRegex(LabError, 'cannot bind to /none/s: No '):
             self.lab.start_server([*self.command, '-S', '/none/s'])
