@@ -131,6 +131,32 @@ class Server(LabCase):
         self.assertIn('Address already in use', self.refused())
         self.assertTrue(os.path.islink(self.socket))
 
+    def test_sizes(self):
+        for given, size in (('0', 0), ('2G', 2 << 30), ('100G', 100 << 30),
+                            ('1073741825', (1 << 30) + 1)):
+            with self.subTest(given):
+                self.assertEqual(
+                    self.refused('-l', given), f'size of shared memory is '
+                    f'{size} bytes, expected 1 to 1073741824')
+        for given, size in (('1', 1), ('3M', 4 << 20), ('1G', 1 << 30)):
+            with self.subTest(given):
+                server = self.listening('-l', given)
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(self.socket)
+                    client.settimeout(DEADLINE)
+                    fds = []
+                    while not fds:
+                        _, fds, _, _ = socket.recv_fds(client, 8, 1)
+                    self.assertEqual(os.fstat(fds[0]).st_size, size)
+                    os.close(fds[0])
+                server.kill()
+                self.wait_for_end(server)
+
+    def test_help_tells_of_sizes(self):
+        run = subprocess.run([SERVER, '-h'], text=True, check=True,
+                             capture_output=True, timeout=DEADLINE)
+        self.assertIn('up to 1G, rounded up to a power of 2', run.stdout)
+
     def test_lab_says_what_the_server_said(self):
         with self.assertRaisesRegex(LabError, 'cannot bind to /none/s: No '):
             self.lab.start_server([*self.command, '-S', '/none/s'])
