@@ -157,6 +157,40 @@ class Server(LabCase):
                              capture_output=True, timeout=DEADLINE)
         self.assertIn('up to 1G, rounded up to a power of 2', run.stdout)
 
+    def test_memory_of_another_server(self):
+        """The first keeps it, a peer does not, and so it can be had later."""
+        self.command = self.lab.server_command(BIN, restarts=True)
+        name = self.lab.named_memory().name
+        other = ('-S', self.socket + '2')
+        first = self.listening('-l', '1M')
+        with Peer(self.socket) as peer:
+            peer.memory[0] = 42
+            self.assertEqual(self.refused(*other, '-l', '2M'), 'shared memory '
+                             f'{name} is in use by another server')
+            self.assertEqual(self.lab.named_memory().stat().st_size, 1 << 20)
+            first.kill()
+            self.wait_for_end(first)
+            self.listening(*other, '-l', '1M')
+            with Peer(self.socket + '2') as later:
+                self.assertEqual(later.memory[0], 42)
+
+    def test_daemon_keeps_its_memory(self):
+        """That is another process than the one that took it."""
+        self.command = self.lab.server_command(BIN, restarts=True)
+        pid_file = Path(self.socket + '-pid')
+        command = [word for word in self.command if word != '-F']
+        subprocess.run([*command, '-p', pid_file], check=True,
+                       stdout=subprocess.DEVNULL, timeout=DEADLINE)
+        try:
+            self.assertIn('is in use by another server',
+                          self.refused('-S', self.socket + '2'))
+        finally:
+            self.lab.wait(lambda: pid_file.exists() and pid_file.read_text(),
+                          'the PID', tick=0.01)
+            os.kill(int(pid_file.read_text()), signal.SIGTERM)
+            self.lab.wait(lambda: not os.path.exists(self.socket),
+                          'the daemon to end', tick=0.01)
+
     def test_lab_says_what_the_server_said(self):
         with self.assertRaisesRegex(LabError, 'cannot bind to /none/s: No '):
             self.lab.start_server([*self.command, '-S', '/none/s'])
