@@ -2,7 +2,7 @@
 """What ivshmem-server says when it starts, and when it does not; patches/
 has the edits.
 
-Needs ivshmem-server in build/bin (or $BUILD/bin).
+Needs ivshmem-server in build/bin (or $BUILD/bin) and a C compiler.
 """
 # Copyright (c) 2026 The ivshmem-flat authors
 #
@@ -17,13 +17,22 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from lab_case import BIN, LabCase
+from lab_case import BIN, ROOT, LabCase
 from ivshmem_lab import LabError
 from ivshmem_peer import Peer
 
 SERVER = BIN / 'ivshmem-server'
 NOTICE = '*** Example code, do not use in production ***'
 DEADLINE = 60       # seconds for what must come, on a machine under load
+
+
+def setUpModule():
+    global tools
+    tools = tempfile.TemporaryDirectory(prefix='ivshmem-statvfs-')
+    unittest.addModuleCleanup(tools.cleanup)
+    subprocess.run([os.environ.get('CC', 'cc'), '-O1', '-Wall', '-Wextra',
+                    '-shared', '-fPIC', '-o', f'{tools.name}/shim.so',
+                    ROOT / 'tests/statvfs-shim.c'], check=True)
 
 
 class Server(LabCase):
@@ -190,6 +199,31 @@ class Server(LabCase):
             os.kill(int(pid_file.read_text()), signal.SIGTERM)
             self.lab.wait(lambda: not os.path.exists(self.socket),
                           'the daemon to end', tick=0.01)
+
+    def warning(self, room, *options):
+        """What it says when the file system has so much room."""
+        server = self.lab.start('server', [
+            'env', f'LD_PRELOAD={tools.name}/shim.so', f'ROOM={room}',
+            *self.command, *options])
+        self.lab.wait_for_line(server, 'listening on ')
+        server.kill()
+        self.wait_for_end(server)
+        return [line for line in server.lines if line.startswith('warning')]
+
+    def test_warns_of_too_little_room(self):
+        self.assertEqual(
+            self.warning(65536, '-l', '1M'),
+            ['warning: shared memory /dev/shm of 1048576 bytes has room for '
+             '65536: what uses more is killed by SIGBUS'])
+        for room in (1 << 20, 'none'):
+            with self.subTest(room):
+                self.assertEqual(self.warning(room, '-l', '1M'), [])
+
+    def test_what_the_memory_has_already_is_room(self):
+        self.command = self.lab.server_command(BIN, restarts=True)
+        self.lab.named_memory().write_bytes(bytes(1 << 20))
+        self.assertEqual(self.warning(0, '-l', '1M'), [])
+        self.assertEqual(len(self.warning(0, '-l', '2M')), 1)
 
     def test_lab_says_what_the_server_said(self):
         with self.assertRaisesRegex(LabError, 'cannot bind to /none/s: No '):
