@@ -103,13 +103,13 @@ static void ivshmem_flat_machine_done(Notifier *notifier, void *data)
     }
     trace_ivshmem_flat_interrupts(s->any_wired);
     if (!s->any_wired) {
-        warn_report("%s: interrupts are disabled, no interrupt input is "
-                    "wired; x-irq-qompath=PATH wires one, 'info qom-tree' "
-                    "lists the paths", path);
+        warn_report("ivshmem-flat %s: interrupts are disabled, no interrupt "
+                    "input is wired; x-irq-qompath=PATH wires one, 'info "
+                    "qom-tree' lists the paths", path);
     } else if (off->len) {
-        warn_report("%s: vectors without an interrupt input are off: %s; "
-                    "sysbus-irq[N]=PATH wires one, 'info qom-tree' lists the "
-                    "paths", path, off->str);
+        warn_report("ivshmem-flat %s: vectors without an interrupt input are "
+                    "off: %s; sysbus-irq[N]=PATH wires one, 'info qom-tree' "
+                    "lists the paths", path, off->str);
     }
 }
 

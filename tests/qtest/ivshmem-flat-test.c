@@ -489,9 +489,9 @@ static void test_vectors_without_a_wire(void)
         g_assert_cmpint(rung(own[i]), ==, i != 2);
     }
     g_assert_cmpint(count_errors(srv, "\n"), ==, 1);
-    g_assert_cmpint(count_errors(srv, "/machine/peripheral/ivs: vectors "
-                                 "without an interrupt input are off: 0, 1, "
-                                 "3;"), ==, 1);
+    g_assert_cmpint(count_errors(srv, "ivshmem-flat /machine/peripheral/ivs: "
+                                "vectors without an interrupt input are off: "
+                                "0, 1, 3;"), ==, 1);
     qtest_quit(qts);
     fake_free(srv);
 }
@@ -766,8 +766,8 @@ static void test_no_interrupt_warns_once(void)
                    "-device ivshmem-flat,id=ivs,chardev=ivshmem," AT,
                    srv->path);
     fake_join(srv);
-    g_assert_nonnull(strstr(out.text, "/machine/peripheral/ivs: interrupts "
-                                      "are disabled"));
+    g_assert_nonnull(strstr(out.text, "ivshmem-flat /machine/peripheral/ivs: "
+                                      "interrupts are disabled"));
     g_assert_nonnull(strstr(out.text, "x-irq-qompath=PATH wires one"));
     g_assert_null(strstr(strstr(out.text, "disabled") + 1, "disabled"));
     output_free(out);
