@@ -33,6 +33,7 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/visitor.h"
+#include "hw/arm/armv7m.h"
 #include "hw/core/cpu.h"
 #include "hw/core/irq.h"
 #include "hw/core/platform-bus.h"
@@ -270,6 +271,16 @@ static bool ivshmem_flat_check_free(IvshmemFlat *s, AddressSpace *as,
     return false;
 }
 
+/* Up to where a CPU addresses memory, as far as that can be told. */
+static hwaddr ivshmem_flat_last_address(CPUState *cpu)
+{
+    /* Arm's CPUs with an MPU in place of an MMU, and those without either */
+    bool has_32_bits = object_property_find(OBJECT(cpu), "has-mpu") ||
+                       object_dynamic_cast(OBJECT(cpu)->parent, TYPE_ARMV7M);
+
+    return has_32_bits ? UINT32_MAX : UINT64_MAX;
+}
+
 /* Check that the range exists, and that no CPU sees anything there. */
 static bool ivshmem_flat_check_range(IvshmemFlat *s, const char *property,
                                      hwaddr addr, uint64_t size, Error **errp)
@@ -282,6 +293,15 @@ static bool ivshmem_flat_check_range(IvshmemFlat *s, const char *property,
         return false;
     }
     CPU_FOREACH(cpu) {
+        hwaddr last = ivshmem_flat_last_address(cpu);
+
+        if (addr + size - 1 > last) {
+            error_setg(errp, "%s: 0x%" HWADDR_PRIx "-0x%" HWADDR_PRIx
+                       " is not what the machine's CPUs address, expected "
+                       "no more than 0x%" HWADDR_PRIx, property, addr,
+                       addr + size - 1, last);
+            return false;
+        }
         for (int i = 0; i <= IVSHMEM_FLAT_LAST_AS(cpu); i++) {
             AddressSpace *as = cpu_get_address_space(cpu, i);
 

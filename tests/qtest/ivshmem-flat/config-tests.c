@@ -45,6 +45,13 @@ static void test_properties_refused(void)
           ",x-bus-address-shmem=0xffffffffffff0000",
           "x-bus-address-shmem: 0xffffffffffff0000 leaves no room for "
           "0x400000 bytes" },
+        { ",x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x700000000",
+          "x-bus-address-shmem: 0x700000000-0x7003fffff is not what the "
+          "machine's CPUs address, expected no more than 0xffffffff" },
+        { ",x-bus-address-iomem=0x50000000,x-bus-address-shmem=0xffe00000",
+          "x-bus-address-shmem: 0xffe00000-0x1001fffff is not what the" },
+        { ",x-bus-address-iomem=0x100000000,x-bus-address-shmem=0x70000000",
+          "x-bus-address-iomem: 0x100000000-0x1000000ff is not what the" },
         { "," AT ",shmem-size=8M",
           "server sent shared memory of 4194304 bytes, "
           "expected shmem-size 8388608" },
@@ -80,6 +87,49 @@ static void test_properties_refused(void)
         fake_join(srv);
         fake_free(srv);
     }
+}
+
+/* Of these, the one has no MPU, the other is no Cortex-M. */
+static void test_property_beyond_32_bits(void)
+{
+    static const char *const machines[] = { "microbit", "mps3-an536" };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(machines); i++) {
+        FakeServer *srv;
+
+        if (!qtest_has_machine(machines[i])) {
+            continue;
+        }
+        srv = fake_new();
+        fake_script_client(srv, 0);
+        fake_start(srv);
+        assert_refused("x-bus-address-shmem: 0x700000000-0x7003fffff is not "
+                       "what the machine's CPUs address", "-machine %s "
+                       "-chardev socket,id=ivshmem,path=%s "
+                       "-device ivshmem-flat,chardev=ivshmem,"
+                       "x-bus-address-iomem=0xe7000000,"
+                       "x-bus-address-shmem=0x700000000",
+                       machines[i], srv->path);
+        fake_join(srv);
+        fake_free(srv);
+    }
+}
+
+/* A CPU with an MMU of 40 bits reaches what is there. */
+static void test_property_beyond_32_bits_with_lpae(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+
+    fake_script_client(srv, OWN_ID);
+    qts = fake_machine_with(srv, "-machine virt -nic none "
+                  "-device ivshmem-flat,chardev=ivshmem,"
+                  "x-bus-address-iomem=0x0f100000,"
+                  "x-bus-address-shmem=0x700000000");
+    qtest_writel(qts, 0x700000000, 0x12345678);
+    g_assert_cmphex(qtest_readl(qts, 0x700000000), ==, 0x12345678);
+    qtest_quit(qts);
+    fake_free(srv);
 }
 
 /* A platform bus finds places, and inputs, for a device that has none. */
@@ -512,7 +562,11 @@ void add_config_tests(void)
     if (qtest_has_machine("virt")) {
         qtest_add_func("/ivshmem-flat/properties/on-a-platform-bus",
                        test_property_on_a_platform_bus);
+        qtest_add_func("/ivshmem-flat/properties/beyond-32-bits-with-lpae",
+                       test_property_beyond_32_bits_with_lpae);
     }
+    qtest_add_func("/ivshmem-flat/properties/beyond-32-bits",
+                   test_property_beyond_32_bits);
     qtest_add_func("/ivshmem-flat/properties/on-an-unimplemented-device",
                    test_property_on_an_unimplemented_device);
     qtest_add_func("/ivshmem-flat/properties/chardev",
