@@ -194,9 +194,6 @@ static void test_property_chardev(void)
                    "-chardev socket,id=c,path=%s,server=on,wait=off "
                    "-device ivshmem-flat,chardev=c," AT, listener);
     unlink(listener);
-    assert_refused("Failed to connect",
-                   "-machine mps2-an385 -chardev socket,id=c,path=%s/nobody "
-                   "-device ivshmem-flat,chardev=c," AT, dir);
     g_assert_cmpint(rmdir(dir), ==, 0);
 }
 
