@@ -90,6 +90,9 @@ class Boards(MachineTest):
                    f'x-bus-address-shmem={board.memory:#x}')
         self.check_device(board.registers, board.memory, 1, controller,
                           [number])
+        self.machine.kill()
+        self.wait_for_end(self.machine)
+        self.assertNotIn('is driven by', '\n'.join(self.machine.lines))
 
     def test_none_is_forgotten(self):
         """Each machine with a Cortex-M is in one of the two tables."""

@@ -107,11 +107,12 @@ class MachineTest(LabCase):
         return arguments
 
     def start(self, program, machine, *devices):
-        """Start it; from then on there are self.qtest and self.monitor."""
+        """Start it; from then on there are self.qtest, self.monitor and
+        self.machine, its Program."""
         folder = os.path.dirname(self.lab.socket_path)
         qtest, qmp = (os.path.join(folder, name) for name in ('qtest', 'qmp'))
         listeners = listen(self, qtest), listen(self, qmp)
-        self.lab.start(machine, [
+        self.machine = self.lab.start(machine, [
             *self.arguments(program, machine, devices),
             '-qtest', f'unix:{qtest}', '-qtest-log', '/dev/null',
             '-qmp', f'unix:{qmp}'])

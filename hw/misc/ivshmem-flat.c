@@ -87,6 +87,64 @@ static void ivshmem_flat_interrupt(void *opaque, unsigned vector)
     }
 }
 
+/* What drives an input, but for one device */
+typedef struct IvshmemFlatDriver {
+    DeviceState *except;
+    qemu_irq input;
+    char *name;             /* found: the output, and of what */
+} IvshmemFlatDriver;
+
+static int ivshmem_flat_find_driver(Object *obj, void *opaque)
+{
+    IvshmemFlatDriver *driver = opaque;
+    DeviceState *dev = (DeviceState *)object_dynamic_cast(obj, TYPE_DEVICE);
+    NamedGPIOList *outputs;
+
+    /* a platform bus hands its wires on to its devices, and drives nothing */
+    if (!dev || dev == driver->except ||
+        object_dynamic_cast(obj, TYPE_PLATFORM_BUS_DEVICE)) {
+        return 0;
+    }
+    QLIST_FOREACH(outputs, &dev->gpios, node) {
+        for (int i = 0; i < outputs->num_out; i++) {
+            if (qdev_get_gpio_out_connector(dev, outputs->name, i) ==
+                driver->input) {
+                g_autofree char *path = object_get_canonical_path(obj);
+
+                driver->name = g_strdup_printf(
+                    "%s[%d] of %s", outputs->name ?: "unnamed-gpio-out", i,
+                    path);
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+/* A board may wire an output in ways that leave no link: it is not found. */
+static void ivshmem_flat_check_input(IvshmemFlat *s, unsigned vector)
+{
+    DeviceState *dev = DEVICE(s);
+    IvshmemFlatDriver driver = {
+        .except = dev,
+        .input = qdev_get_gpio_out_connector(dev, SYSBUS_DEVICE_GPIO_IRQ,
+                                             vector),
+    };
+
+    object_child_foreach_recursive(object_get_root(), ivshmem_flat_find_driver,
+                                   &driver);
+    if (driver.name) {
+        g_autofree char *path = object_get_canonical_path(OBJECT(s));
+        g_autofree char *input =
+            object_get_canonical_path(OBJECT(driver.input));
+
+        warn_report("ivshmem-flat %s: the interrupt input of vector %u, %s, is "
+                    "driven by %s, too: expected one that no other device "
+                    "drives", path, vector, input, driver.name);
+        g_free(driver.name);
+    }
+}
+
 /* An output without a wire is off. */
 static void ivshmem_flat_machine_done(Notifier *notifier, void *data)
 {
@@ -97,6 +155,7 @@ static void ivshmem_flat_machine_done(Notifier *notifier, void *data)
     for (unsigned i = 0; i < s->vectors; i++) {
         if (sysbus_is_irq_connected(SYS_BUS_DEVICE(s), i)) {
             s->any_wired = true;
+            ivshmem_flat_check_input(s, i);
             ivshmem_peers_listen(&s->client.peers, i);
         } else {
             g_string_append_printf(off, "%s%u", off->len ? ", " : "", i);

@@ -9,6 +9,31 @@
 #include "qemu/osdep.h"
 #include "ivshmem-flat/framework.h"
 
+/* An input that is not free is taken all the same, and QEMU says so. */
+static void test_input_of_another_device(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    int own[3];
+
+    fake_script_greeting(srv, OWN_ID);
+    fake_script_vectors(srv, OWN_ID, own, ARRAY_SIZE(own));
+    qts = fake_machine_with(srv, MACHINE ",vectors=3,"
+                  "'x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[16]',"
+                  "'sysbus-irq[1]=/machine/armv7m/nvic/unnamed-gpio-in[10]',"
+                  "'sysbus-irq[2]=/machine/armv7m/nvic/unnamed-gpio-in[17]'"
+                  " 2>%s", srv->errors);
+    g_assert_cmpint(count_errors(srv, "\n"), ==, 1);
+    g_assert_cmpint(count_errors(srv, "ivshmem-flat /machine/peripheral/ivs: "
+                                "the interrupt input of vector 1, "
+                                "/machine/armv7m/nvic/unnamed-gpio-in[10], is "
+                                "driven by sysbus-irq[0] of /machine/"), ==, 1);
+    interrupt(own[1]);
+    wait_interrupt(qts, 10);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 /* Properties */
 
 /* The server is a good one, the properties are not. */
@@ -554,6 +579,8 @@ static void test_monitor_shows_the_device(void)
 
 void add_config_tests(void)
 {
+    qtest_add_func("/ivshmem-flat/interrupt/input-of-another-device",
+                   test_input_of_another_device);
     qtest_add_func("/ivshmem-flat/properties/refused",
                    test_properties_refused);
     if (qtest_has_machine("virt")) {
