@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """What ivshmem-server says when it starts, and when it does not; patches/
-has the edits.
+has the edits. And what it says of too little room, QEMU says too.
 
-Needs ivshmem-server in build/bin (or $BUILD/bin) and a C compiler.
+Needs qemu-system-arm and ivshmem-server in build/bin (or $BUILD/bin) and a C
+compiler.
 """
 # Copyright (c) 2026 The ivshmem-flat authors
 #
@@ -36,7 +37,7 @@ def setUpModule():
 
 
 class Server(LabCase):
-    needs = (SERVER,)
+    needs = (BIN / 'qemu-system-arm', SERVER)
 
     def setUp(self):
         super().setUp()
@@ -224,6 +225,28 @@ class Server(LabCase):
         self.lab.named_memory().write_bytes(bytes(1 << 20))
         self.assertEqual(self.warning(0, '-l', '1M'), [])
         self.assertEqual(len(self.warning(0, '-l', '2M')), 1)
+
+    def test_qemu_warns_of_too_little_room(self):
+        self.listening('-l', '1M')
+        for room, warnings in (
+                (65536, ['qemu-system-arm: warning: ivshmem-flat: shared '
+                         'memory of 1048576 bytes has room for 65536: what '
+                         'uses more is killed by SIGBUS']),
+                (1 << 20, []), ('none', [])):
+            with self.subTest(room):
+                machine = self.lab.start('QEMU', [
+                    'env', f'LD_PRELOAD={tools.name}/shim.so', f'ROOM={room}',
+                    BIN / 'qemu-system-arm', '-machine',
+                    'mps2-an385-ivshmem,ivshmem-chardev=c,accel=qtest',
+                    '-display', 'none', '-chardev',
+                    f'socket,id=c,path={self.socket}', '-qmp', 'stdio'],
+                    interactive=True)
+                machine.type(b'{"execute": "qmp_capabilities"}'
+                             b'{"execute": "quit"}')
+                self.wait_for_end(machine)
+                self.assertEqual(machine.status, 0)
+                self.assertEqual([line for line in machine.lines
+                                  if 'warning' in line], warnings)
 
     def test_lab_says_what_the_server_said(self):
         with self.assertRaisesRegex(LabError, 'cannot bind to /none/s: No '):

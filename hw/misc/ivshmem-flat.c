@@ -51,6 +51,8 @@
 #include "system/system.h"
 #include "trace.h"
 
+#include <sys/statvfs.h>
+
 REG32(INTRMASK, 0x00)
 REG32(INTRSTATUS, 0x04)
 REG32(IVPOSITION, 0x08)
@@ -410,6 +412,25 @@ static uint64_t ivshmem_flat_get_size(IvshmemFlat *s)
     return s->memory ? memory_region_size(&s->memory->ram) : s->shmem_size;
 }
 
+/* Warn if the file system has no room for what the object has no blocks for. */
+static void ivshmem_flat_check_room(int fd)
+{
+    struct statvfs fs;
+    struct stat st;
+    uint64_t room;
+
+    if (fstatvfs(fd, &fs) < 0 || fstat(fd, &st) < 0 ||
+        fs.f_blocks == 0) { /* it has no limit */
+        return;
+    }
+    room = (uint64_t)fs.f_bavail * fs.f_frsize + (uint64_t)st.st_blocks * 512;
+    if (room < (uint64_t)st.st_size) {
+        warn_report("ivshmem-flat: shared memory of %" PRId64 " bytes has room "
+                    "for %" PRIu64 ": what uses more is killed by SIGBUS",
+                    (int64_t)st.st_size, room);
+    }
+}
+
 static void ivshmem_flat_unmap_shmem(IvshmemFlat *s)
 {
     if (s->memory) {
@@ -475,6 +496,7 @@ static bool ivshmem_flat_take_memory(void *opaque, int fd, uint64_t size,
     memory_region_add_subregion(&s->shmem, 0, &new->ram);
     memory_region_transaction_commit();
     s->memory = new;
+    ivshmem_flat_check_room(fd);
     return true;
 }
 
