@@ -364,6 +364,20 @@ class Firmware(LabTest):
                                     'revision=0 (with vectors=1) or 1, slot=0 '
                                     'to 7, crc=0 or 1, tick=0 to 671'])
 
+    def test_without_semihosting(self):
+        """It says so in one line, and does nothing more."""
+        for name in ('bench', 'doorbell', 'exchange', 'icmsg'):
+            with self.subTest(name):
+                machine = self.lab.start('A', [
+                    BIN / 'qemu-system-arm', '-machine', 'mps2-an500',
+                    '-nographic', '-kernel',
+                    FIRMWARE.with_name(f'{name}-mps2.elf')])
+                self.lab.wait_for_line(machine, 'semihosting')
+                machine.kill()
+                self.wait_for_end(machine)
+                self.assertEqual(machine.lines, [
+                    'semihosting is off, expected QEMU with -semihosting'])
+
     def test_ids_are_exchanged_by_a_restart_of_the_server(self):
         command = self.lab.server_command(BIN, '-n', '4', restarts=True)
         server = self.lab.start_server(command)

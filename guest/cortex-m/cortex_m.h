@@ -28,6 +28,8 @@ extern "C" {
 #define NVIC_ISER(n) CORTEX_M_REGISTER(0xe000e100u + 4 * (n))
 #define SCB_CFSR CORTEX_M_REGISTER(0xe000ed28u)
 #define SCB_CFSR_BFARVALID (1u << 15)
+#define SCB_HFSR CORTEX_M_REGISTER(0xe000ed2cu)
+#define SCB_HFSR_FORCED (1u << 30)
 #define SCB_BFAR CORTEX_M_REGISTER(0xe000ed38u)
 
 /** nvic_enable: let an input of the NVIC interrupt this CPU */

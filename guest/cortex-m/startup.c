@@ -32,6 +32,7 @@ void reset(void)
         *to = 0;
     }
     console_init();
+    semihosting_try();
     semihosting_exit(main());
 }
 
@@ -50,6 +51,12 @@ static void fault(void)
                    BOARD_IVSHMEM_MEMORY_SIZE) {
             print("shared memory at %x is smaller than %u bytes\n",
                   BOARD_IVSHMEM_MEMORY, BOARD_IVSHMEM_MEMORY_SIZE);
+        }
+    } else if (cfsr == 0 && SCB_HFSR & SCB_HFSR_FORCED) {
+        /* BKPT came here, as nobody takes it; one more would be a lockup. */
+        print("semihosting is off, expected QEMU with -semihosting\n");
+        for (;;) {
+            __asm__ volatile("wfi");
         }
     } else {
         print("fault, CFSR %x\n", (unsigned)cfsr);
