@@ -122,8 +122,9 @@ class Style(unittest.TestCase):
 
     def test_each_fuzzer_has_a_corpus(self):
         """By which tools/fuzz finds it."""
-        source = (ROOT / 'tests/qtest/fuzz/ivshmem_flat_fuzz.c').read_text()
-        fuzzers = re.findall(r'\.name = "(.*)"', source)
+        fuzzers = [name for path in ROOT.glob('tests/qtest/fuzz/*_fuzz.c')
+                   for name in re.findall(r'\.name = "(.*)",\n +\.description',
+                                          path.read_text())]
         self.assertTrue(fuzzers)
         self.assertEqual(sorted(fuzzers), sorted(
             path.stem for path in ROOT.glob('tests/fuzz-corpus/*')))

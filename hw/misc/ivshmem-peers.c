@@ -303,6 +303,7 @@ void ivshmem_peers_add(IvshmemPeers *p, uint16_t id, int fd)
         close(fd);
         return;
     }
+    p->nothers += !peer;
     peer = g_realloc(peer, sizeof(*peer) +
                            (vector + 1) * sizeof(peer->vectors[0]));
     peer->nvectors = vector + 1;
@@ -336,10 +337,11 @@ void ivshmem_peers_remove(IvshmemPeers *p, uint16_t id)
 {
     IvshmemPeer *peer = g_steal_pointer(&p->others[id]);
 
-    for (unsigned i = 0; peer && i < peer->nvectors; i++) {
+    for (unsigned i = 0; i < peer->nvectors; i++) {
         close(peer->vectors[i]);
     }
     g_free(peer);
+    p->nothers--;
 }
 
 void ivshmem_peers_forget(IvshmemPeers *p)
@@ -355,8 +357,10 @@ void ivshmem_peers_forget(IvshmemPeers *p)
         aio_bh_schedule_oneshot(p->ctx, ivshmem_receiver_free,
                                 g_steal_pointer(&v->receiver));
     }
-    for (unsigned i = 0; i < IVSHMEM_MAX_PEERS; i++) {
-        ivshmem_peers_remove(p, i);
+    for (unsigned i = 0; p->nothers; i++) {
+        if (p->others[i]) {
+            ivshmem_peers_remove(p, i);
+        }
     }
 }
 

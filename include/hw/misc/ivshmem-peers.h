@@ -87,6 +87,7 @@ typedef struct IvshmemPeers {
     void *opaque;
     unsigned max_vectors;           /* of another peer */
     IvshmemPeer **others;           /* by id; NULL: not connected */
+    unsigned nothers;               /* how many are connected */
 
     uint16_t id;                    /* our own */
     bool is_hidden;                 /* what came since the last greeting */
@@ -194,7 +195,7 @@ void ivshmem_peers_add_own(IvshmemPeers *p, uint16_t id, int fd);
 
 /**
  * ivshmem_peers_remove: another peer is gone
- * @p: the table
+ * @p: the table, with that peer in it
  * @id: the peer's
  */
 void ivshmem_peers_remove(IvshmemPeers *p, uint16_t id);
