@@ -37,6 +37,8 @@ help: ## list what make can do
 
 demo: qemu firmware ## build what is missing, run two machines that ring each other
 	@tools/demo
+	@printf '\nTo use these programs, in this shell:\n\n%s\n' \
+		'    export PATH=$(BUILD)/bin:$$PATH'
 
 demo-linux: qemu firmware linux ## the same with Linux machines, one and then two
 	@tools/demo-linux
