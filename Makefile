@@ -11,7 +11,11 @@ ANY_VERSION ?=
 # FLAVOUR=sanitize: with sanitizers, coverage and fuzzers
 # FLAVOUR=thread: with ThreadSanitizer
 # FLAVOUR=arm: for arm and aarch64 alone
+# FLAVOUR=full: with network in user mode, VNC and -sandbox; install takes it
 FLAVOUR ?=
+# PREFIX=DIR: where install puts things; DESTDIR=DIR: as below this directory
+PREFIX ?= /usr/local
+DESTDIR ?=
 # SECONDS=N: how long each fuzzer runs
 SECONDS ?= 60
 # LINUX=bookworm|trixie: whose kernel the Linux machines run
@@ -25,7 +29,7 @@ BUILD = $(CURDIR)/build/$(if $(QEMU_SRC),own,$(QEMU))$(FLAVOUR:%=-%)
 # QEMU's source without the overlay, and the series for it
 PRISTINE = $(or $(QEMU_SRC),$(CURDIR)/build/$(QEMU)-pristine/src)
 SERIES = $(CURDIR)/build/patches/$(if $(QEMU_SRC),own,$(QEMU))
-export QEMU QEMU_SRC ANY_VERSION FLAVOUR LINUX BUILD
+export QEMU QEMU_SRC ANY_VERSION FLAVOUR LINUX BUILD PREFIX DESTDIR
 
 MAKEFLAGS += --no-print-directory
 
@@ -60,9 +64,9 @@ check-ci: ## the same with each QEMU that is to be had, as .ci/run does
 	@tools/deps qemu firmware linux micropython bench check sanitize see
 	@tests/run 10.0 10.2-arm 11.1-arm 10.0-sanitize
 
-# demo-virt leaves a Linux machine that the tests use, too
+# demo-virt leaves a Linux machine that the tests use, too; full, a QEMU
 check-all: ## the same, and what takes longer
-check-all: demo-virt check-all-10.0 check-all-10.2 check-thread check-all-11.1
+check-all: demo-virt full check-all-10.0 check-all-10.2 check-thread check-all-11.1
 
 check-all-%:
 	@$(MAKE) QEMU=$* check check-series check-qemu docs
@@ -88,11 +92,22 @@ fuzz: ## run both fuzzers, each for SECONDS=60
 	@tools/build-qemu
 	@tools/fuzz --seconds=$(SECONDS)
 
+full:
+	@$(MAKE) FLAVOUR=full qemu
+
+install: FLAVOUR = full
+install: qemu ## build QEMU with more features, install it in PREFIX=/usr/local
+	@tools/install install
+
+uninstall: ## take away what install has put in PREFIX=/usr/local
+	@tools/install uninstall
+
 deps: ## install the Debian packages that are missing
 	@tools/deps qemu firmware linux micropython bench check
 
 qemu: ## fetch QEMU, lay the overlay over it, build it
-	@tools/deps qemu $(if $(filter clang sanitize thread,$(FLAVOUR)),sanitize)
+	@tools/deps qemu $(if $(filter clang sanitize thread,$(FLAVOUR)),sanitize) \
+		$(filter full,$(FLAVOUR))
 	@tools/build-qemu
 
 firmware: ## build the guest programs
@@ -132,5 +147,6 @@ clean: ## remove all that was built, but not what was downloaded
 	rm -rf build
 
 .PHONY: help demo demo-linux demo-virt demo-micropython check check-ci \
-	 check-all check-thread stress bench coverage fuzz deps qemu firmware linux apply patches \
-	 check-series check-qemu docs clean
+	 check-all check-thread stress bench coverage fuzz full install \
+	 uninstall deps qemu firmware linux apply patches check-series \
+	 check-qemu docs clean
