@@ -8,8 +8,8 @@
 
 /*
  * The other side may be Zephyr's IPC service with the backend
- * zephyr,ipc-icmsg, unmodified, or this file, or tools/ivshmem_icmsg.py. The
- * protocol is that of Zephyr's documentation, "ICMsg backend", section
+ * zephyr,ipc-icmsg, unmodified, or this file, or ivshmem_flat.icmsg in python/.
+ * The protocol is that of Zephyr's documentation, "ICMsg backend", section
  * "Detailed Protocol Specification"; of sessions, it is what Zephyr 4.1 does
  * with the property unbound = "enable".
  *

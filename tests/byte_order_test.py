@@ -14,7 +14,7 @@ import tempfile
 import unittest
 
 from lab_case import BIN, LabCase
-from ivshmem_peer import Peer
+from ivshmem_flat.peer import Peer
 
 REGISTERS, MEMORY = 0xe7000000, 0x14000000      # free on mps3-an536
 PEER, OWN_ID = 1, 2     # not 0, which is the same in each byte order

@@ -17,7 +17,8 @@ import unittest
 from pathlib import Path
 
 from lab_case import BIN, ROOT, LabCase
-from ivshmem_machines import FIRMWARE, cortex_m
+from ivshmem_flat.machines import cortex_m
+from tree import FIRMWARE
 
 FOR_EVER = 10 ** 9  # messages
 

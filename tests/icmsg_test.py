@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of ICMsg (guest/ivshmem_icmsg.c, tools/ivshmem_icmsg.py) on the host.
+"""Tests of ICMsg (guest/ivshmem_icmsg.c, ivshmem_flat.icmsg) on the host.
 
 Those in C are in icmsg_test.c. The two are compared with each other over the
 same memory: each of them in each role.
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import compiled
 from lab_case import CleanCase
-from ivshmem_icmsg import (BOUND, DEAD, OPENING, UNBOUND, Broken, ICMsg,
-                           NotBound)
+from ivshmem_flat.icmsg import (BOUND, DEAD, OPENING, UNBOUND, Broken, ICMsg,
+                                NotBound)
 
 
 class Layer:

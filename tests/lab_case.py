@@ -13,7 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / 'tools'))
-from ivshmem_lab import BUILD, Lab                          # noqa: E402
+from ivshmem_flat.lab import Lab                            # noqa: E402
+from tree import BUILD                                      # noqa: E402
 
 BIN = BUILD / 'bin'
 

@@ -20,11 +20,12 @@ import types
 import unittest
 
 from lab_case import BIN, ROOT, LabCase
-from ivshmem_icmsg import ICMsg
-from ivshmem_lab import LabError, listens
-from ivshmem_machines import (FIRMWARE, LINUX, QEMU_AARCH64, check_exchange,
-                              cortex_m, linux, linux_flat)
-from ivshmem_peer import Peer
+from exchange import check_exchange
+from ivshmem_flat.icmsg import ICMsg
+from ivshmem_flat.lab import LabError, listens
+from ivshmem_flat.machines import cortex_m, linux, linux_flat
+from ivshmem_flat.peer import Peer
+from tree import FIRMWARE, LINUX, QEMU_AARCH64
 
 ICMSG_FIRMWARE = ROOT / 'build/guest/icmsg-mps2.elf'
 RPMSG_FIRMWARE = ROOT / 'build/guest/rpmsg-mps2.elf'
@@ -106,11 +107,12 @@ class Exchange(LinuxTest):
 
     def start_linux(self, words, **kwargs):
         return self.lab.start('linux', linux(
-            self.lab.socket_path, words, **kwargs))
+            QEMU_AARCH64, self.lab.socket_path, LINUX, words, **kwargs))
 
     def start_cortex_m(self, words=''):
         return self.lab.start('cortex-m', cortex_m(
-            BIN / 'qemu-system-arm', self.lab.socket_path, words=words))
+            BIN / 'qemu-system-arm', self.lab.socket_path, FIRMWARE,
+            words=words))
 
     def assert_exchanged(self, *machines, messages=1000):
         for machine in machines:
@@ -146,8 +148,8 @@ class Exchange(LinuxTest):
         """Linux sends to the firmware."""
         self.start_server()
         firmware = self.lab.start('cortex-m', cortex_m(
-            BIN / 'qemu-system-arm', self.lab.socket_path,
-            words='peer=1 sessions=1', firmware=ICMSG_FIRMWARE))
+            BIN / 'qemu-system-arm', self.lab.socket_path, ICMSG_FIRMWARE,
+            words='peer=1 sessions=1'))
         self.lab.wait_for_line(firmware, 'id 0 is there for peer 1')
         machine = self.start_linux('icmsg 0 tx=0x1000 rx=0 messages=500 '
                                    'sessions=1')
@@ -207,10 +209,10 @@ class Virt(LinuxTest):
     def exchange(self, device):
         machines = [
             self.lab.start('linux', linux_flat(
-                BIN / 'qemu-system-aarch64', self.lab.socket_path,
+                BIN / 'qemu-system-aarch64', self.lab.socket_path, LINUX,
                 device=device)),
             self.lab.start('cortex-m', cortex_m(
-                BIN / 'qemu-system-arm', self.lab.socket_path))]
+                BIN / 'qemu-system-arm', self.lab.socket_path, FIRMWARE))]
         for machine in machines:
             self.wait_for_end(machine)
             self.assertEqual(len(check_exchange(machine, 1000)), 1)
@@ -223,11 +225,11 @@ class Virt(LinuxTest):
 
     def test_icmsg(self):
         firmware = self.lab.start('cortex-m', cortex_m(
-            BIN / 'qemu-system-arm', self.lab.socket_path,
-            words='peer=1', firmware=ICMSG_FIRMWARE))
+            BIN / 'qemu-system-arm', self.lab.socket_path, ICMSG_FIRMWARE,
+            words='peer=1'))
         self.lab.wait_for_line(firmware, 'id 0 is there for peer 1')
         machine = self.lab.start('linux', linux_flat(
-            BIN / 'qemu-system-aarch64', self.lab.socket_path,
+            BIN / 'qemu-system-aarch64', self.lab.socket_path, LINUX,
             'icmsg 0 tx=0x1000 rx=0 messages=500'))
         self.assert_all_came_back(machine)
 

@@ -18,7 +18,8 @@ import signal
 import unittest
 
 from lab_case import BIN, ROOT, LabCase
-from ivshmem_machines import cortex_m, linux
+from ivshmem_flat.machines import cortex_m, linux
+from tree import LINUX, QEMU_AARCH64
 
 FIRMWARE = ROOT / 'build/guest/doorbell-mps2.elf'
 HOST_PEER = ROOT / 'build/guest/ivshmem-peer'
@@ -45,8 +46,8 @@ class LostDoorbell(LabCase):
 
     def cortex_m(self, lab, role, on_board=True):
         return lab.start(role, cortex_m(
-            BIN / 'qemu-system-arm', lab.socket_path, words=role,
-            firmware=FIRMWARE, on_board=on_board))
+            BIN / 'qemu-system-arm', lab.socket_path, FIRMWARE,
+            words=role, on_board=on_board))
 
     def wait_for_end(self, lab, machine):
         lab.wait(lambda: machine.ended, f'the {machine.name} to end')
@@ -103,7 +104,8 @@ class LostDoorbell(LabCase):
             sum(text in line for line in program.lines), n, program.lines)
 
     def linux(self, lab, words):
-        return lab.start('linux', linux(lab.socket_path, words))
+        return lab.start('linux', linux(
+            QEMU_AARCH64, lab.socket_path, LINUX, words))
 
     def test_host_peer_stays(self):
         self.join_one_who_stays(lambda lab, words: lab.start('host', [

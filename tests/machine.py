@@ -17,7 +17,7 @@ import tempfile
 from collections import namedtuple
 
 from lab_case import BIN, LabCase
-from ivshmem_peer import Peer
+from ivshmem_flat.peer import Peer
 from registers_test import Qtest, accept, listen
 
 DEADLINE = LabCase.deadline

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Peers on the host: build/guest/ivshmem-peer, and tools/ivshmem_peer.py.
+"""Peers on the host: build/guest/ivshmem-peer, and python/.
 
 Each of them exchanges messages with the firmware and with the other one, and
-speaks ICMsg with both, too (tools/ivshmem_icmsg.py).
+speaks ICMsg with both, too.
 Needs qemu-system-arm and ivshmem-server in build/bin (or $BUILD/bin) and what
 `make -C guest` builds.
 """
@@ -20,11 +20,13 @@ import time
 import unittest
 
 from lab_case import BIN, ROOT, LabCase
-from ivshmem_icmsg import ICMsg, NotBound
-from ivshmem_lab import Lab
-from ivshmem_machines import cortex_m
-from ivshmem_peer import (FOREIGN, LEFT, LINKED, BadCrc, Broken, Evicted,
-                          Messages, Peer, ServerError)
+from ivshmem_flat.icmsg import ICMsg, NotBound
+from ivshmem_flat.lab import Lab
+from ivshmem_flat.machines import cortex_m
+from ivshmem_flat.messages import (FOREIGN, LEFT, LINKED, BadCrc, Broken,
+                                   Evicted, Messages)
+from ivshmem_flat.peer import Peer, ServerError
+from tree import FIRMWARE
 
 GUEST = ROOT / 'build/guest'
 HOST_PEER = GUEST / 'ivshmem-peer'
@@ -101,7 +103,8 @@ class PeerTest(LabCase):
 
     def start_firmware(self, words=''):
         return self.lab.start('firmware', cortex_m(
-            BIN / 'qemu-system-arm', self.lab.socket_path, words=words))
+            BIN / 'qemu-system-arm', self.lab.socket_path, FIRMWARE,
+            words=words))
 
     def assert_passed(self, program):
         self.wait_for_end(program)
@@ -475,8 +478,8 @@ class Talk(PeerTest):
 
     def start_firmware(self, words=''):
         return self.lab.start('firmware', cortex_m(
-            BIN / 'qemu-system-arm', self.lab.socket_path, words=words,
-            firmware=self.FIRMWARE))
+            BIN / 'qemu-system-arm', self.lab.socket_path, self.FIRMWARE,
+            words=words))
 
     def assert_wrong_words(self, command, words, message):
         with self.subTest(words):

@@ -23,7 +23,7 @@ import tempfile
 import unittest
 
 from lab_case import BIN, LabCase
-from ivshmem_lab import MEMORY, NVIC_INPUT, REGISTERS
+from ivshmem_flat.machines import MEMORY, NVIC_INPUT, REGISTERS
 
 QEMU = BIN / 'qemu-system-arm'
 DEADLINE = 60       # seconds for whatever QEMU has to do

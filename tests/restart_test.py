@@ -21,7 +21,8 @@ import unittest
 from pathlib import Path
 
 from lab_case import BIN, LabCase
-from ivshmem_machines import FIRMWARE, cortex_m
+from ivshmem_flat.machines import cortex_m
+from tree import FIRMWARE
 
 RESTARTS = int(os.environ.get('RESTARTS') or 20)
 FOR_EVER = 10 ** 9              # messages
@@ -47,7 +48,7 @@ class Restart(LabCase):
 
     def start_machine(self, slot, iothread):
         machine = self.lab.start(f'machine {slot}', [
-            *cortex_m(BIN / 'qemu-system-arm', self.lab.socket_path,
+            *cortex_m(BIN / 'qemu-system-arm', self.lab.socket_path, FIRMWARE,
                       words=f'messages={FOR_EVER} slot={slot} tick=100',
                       on_board=not iothread, reconnect_ms=20),
             '-trace', 'ivshmem_client_greeting',

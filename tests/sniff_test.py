@@ -20,7 +20,7 @@ import unittest
 from pathlib import Path
 
 from lab_case import BIN, ROOT, CleanCase, LabCase
-from ivshmem_peer import Messages
+from ivshmem_flat.messages import Messages
 
 SNIFF = ROOT / 'tools/sniff'
 HOST_PEER = ROOT / 'build/guest/ivshmem-peer'

@@ -27,7 +27,7 @@ def licence_of(path):
     their firmware and their tests is theirs to take."""
     if path.parts[0] == 'zephyr':
         return 'Apache-2.0'
-    if path.parts[0] == 'guest' or path.match('tools/ivshmem*'):
+    if path.parts[0] in ('guest', 'python') or path.match('tools/ivshmem*'):
         return 'MIT'
     return 'GPL-2.0-or-later'
 
@@ -83,7 +83,8 @@ class Style(unittest.TestCase):
             names = re.findall(r'^\s*#\s*include "(?:.*/)?(.*)"', text, re.M)
             if path.suffix == '.py':
                 names += [f'{name}.py' for name in re.findall(
-                    r'^\s*(?:import|from) (\w+)', text, re.M)]
+                    r'^\s*(?:import|from) (?:[.]|ivshmem_flat[.])?(\w+)',
+                    text, re.M)]
             for name in names:
                 if name in licences:
                     seen += 1

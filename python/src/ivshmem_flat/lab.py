@@ -28,15 +28,6 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-BUILD = Path(os.environ.get('BUILD') or ROOT / 'build')
-
-# Where ivshmem-flat is on board of the machines mps2-*-ivshmem; free on all
-# of QEMU's mps2 boards. The firmware has the same in guest/cortex-m/mps2.
-REGISTERS = 0x50000000
-MEMORY = 0x70000000
-NVIC_INPUT = '/machine/armv7m/nvic/unnamed-gpio-in[16]'
-
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -15,8 +15,6 @@ starts again must find an ICMsg that is opened again, and memory that is clear.
 
 Everything in shared memory is written from the other side too: nothing in it
 can be trusted, and none of it makes this module read or write elsewhere.
-
-For hosts with x86-64 CPUs, as ivshmem_peer.
 """
 # Copyright (c) 2026 The ivshmem-flat authors
 #
