@@ -18,6 +18,8 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 # SECONDS=N: how long each fuzzer runs
 SECONDS ?= 60
+# BOARD=NAME: what hello is built for
+BOARD ?=
 # LINUX=bookworm|trixie: whose kernel the Linux machines run
 LINUX ?= bookworm
 # STARTS=N: how often stress starts a pair of machines, in each order
@@ -114,6 +116,12 @@ firmware: ## build the guest programs
 	@tools/deps firmware
 	@$(MAKE) -C guest
 
+hello: ## build guest/hello for BOARD=lm3s6965evb, say how to start it
+	@tools/deps firmware
+	@$(MAKE) -C guest/hello BOARD='$(BOARD)' \
+		EMULATOR='$(patsubst $(CURDIR)/%,%,$(BUILD))/bin/qemu-system-arm' \
+		start
+
 linux: ## build the Linux machine
 	@tools/deps linux
 	@tools/build-linux
@@ -148,5 +156,5 @@ clean: ## remove all that was built, but not what was downloaded
 
 .PHONY: help demo demo-linux demo-virt demo-micropython check check-ci \
 	 check-all check-thread stress bench coverage fuzz full install \
-	 uninstall deps qemu firmware linux apply patches check-series \
+	 uninstall deps qemu firmware hello linux apply patches check-series \
 	 check-qemu docs clean

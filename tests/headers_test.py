@@ -17,8 +17,9 @@ from compiled import GUEST, run
 
 WARNINGS = ['-Wall', '-Wextra', '-Wpedantic', '-Werror']
 HEADERS = sorted(path.relative_to(GUEST) for path in GUEST.rglob('*.h'))
-FIRMWARE = ['-mcpu=cortex-m3', '-mthumb', '-ffreestanding',
-            '-I', GUEST / 'cortex-m', '-I', GUEST / 'cortex-m/mps2']
+FIRMWARE = {'cortex-m': ['-mcpu=cortex-m3', '-mthumb', '-ffreestanding',
+                         '-I', GUEST / 'cortex-m/mps2'],
+            'cortex-r': ['-mcpu=cortex-r52', '-marm', '-ffreestanding']}
 FUNCTION = re.compile(r'^(?!static)(?:\w+ )+\*?(\w+)\([^{};]*\)[^{};]*;', re.M)
 
 
@@ -27,8 +28,10 @@ class CPlusPlus(unittest.TestCase):
         # what it declares, and does not define
         names = FUNCTION.findall((GUEST / header).read_text())
         prefix, flags = '', []
-        if header.parts[0] == 'cortex-m':
-            prefix, flags = 'arm-none-eabi-', FIRMWARE
+        core = header.parts[0]
+        if core in FIRMWARE:
+            prefix = 'arm-none-eabi-'
+            flags = [*FIRMWARE[core], '-I', GUEST / core]
         if not shutil.which(f'{prefix}g++'):
             self.skipTest(f'no {prefix}g++')
         source, result = Path(folder) / 'use.cc', Path(folder) / 'use.o'

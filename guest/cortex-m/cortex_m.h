@@ -51,6 +51,20 @@ static inline void systick_start(uint32_t cycles)
 }
 
 /**
+ * start: what follows reset, when variables have their values
+ *
+ * vectors.c has one, which calls main(), and which firmware may replace.
+ */
+void start(void);
+
+/**
+ * fault: what follows a fault, or a start() that returns; must not return
+ *
+ * vectors.c has one, which stays there, and which firmware may replace.
+ */
+void fault(void);
+
+/**
  * sleep_unless: WFI, unless an interrupt has set a flag before
  *
  * @flag: set by an interrupt handler; the caller clears it before it looks

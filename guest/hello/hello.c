@@ -1,0 +1,54 @@
+/*
+ * Hello: firmware that tells its id, and answers when it is rung
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: MIT
+ */
+
+#include "board.h"
+#include "ivshmem_flat.h"
+
+#if __ARM_ARCH_PROFILE == 'M'
+#include "cortex_m.h"
+#define enable nvic_enable
+#else
+#include "cortex_r.h"
+#define enable gic_enable
+#endif
+
+/* the start of shared memory, where all is 0 at first; little-endian */
+struct hello {
+    uint32_t firmware;      /* our id + 1 */
+    uint32_t peer;          /* its id + 1 */
+    uint32_t question;      /* a number from the peer, which then rings us */
+    uint32_t answer;        /* one more, from us; then we ring it */
+};
+
+static struct ivshmem_flat ivshmem;
+static volatile bool rung;
+
+void interrupt(unsigned input)
+{
+    (void)input;            /* none but the device's is enabled */
+    ivshmem_flat_interrupt(&ivshmem, 0);
+    rung = true;
+}
+
+int main(void)
+{
+    volatile struct hello *hello = (void *)BOARD_IVSHMEM_MEMORY;
+
+    ivshmem_flat_init(&ivshmem, BOARD_IVSHMEM_REGISTERS);
+    enable(BOARD_IVSHMEM_INPUT);
+    hello->firmware = ivshmem_flat_id(&ivshmem) + 1;
+    for (;;) {
+        /* before we look: what rings from here on keeps us awake */
+        rung = false;
+        if (hello->peer) {
+            hello->answer = hello->question + 1;
+            ivshmem_flat_ring(&ivshmem, hello->peer - 1, 0);
+        }
+        sleep_unless(&rung);
+    }
+}
