@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""guest/hello on each of its boards, as `make hello` says that it is started.
+"""guest/hello on each of its boards, and what docs/firmware.md says.
 
 Needs qemu-system-arm and ivshmem-server in build/bin (or $BUILD/bin), and
 gcc-arm-none-eabi.
@@ -10,9 +10,12 @@ gcc-arm-none-eabi.
 
 import re
 import shlex
-import struct
+import socket
 import subprocess
+import sys
 import tempfile
+import textwrap
+import unittest
 from pathlib import Path
 
 from lab_case import BIN, ROOT, LabCase
@@ -29,9 +32,7 @@ def boards():
     return re.findall(r'^memory_(\S+) :=', MAKEFILE.read_text(), re.M)
 
 
-class Hello(LabCase):
-    """A test for each board is added below."""
-
+class HelloCase(LabCase):
     def setUp(self):
         super().setUp()
         folder = self.enterContext(
@@ -45,12 +46,12 @@ class Hello(LabCase):
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, timeout=self.deadline, check=False)
 
-    def start(self, board):
-        made = self.make(f'BOARD={board}', 'start')
+    def start(self, board, *words, options=()):
+        made = self.make(f'BOARD={board}', *words, 'start')
         self.assertEqual((made.returncode, made.stderr), (0, ''))
         command = made.stdout.replace('\\\n', '').replace(
             '/tmp/ivshmem.sock', self.lab.socket_path)
-        return self.lab.start(board, shlex.split(command))
+        return self.lab.start(board, [*shlex.split(command), *options])
 
     def wait_for(self, peer, machine, condition):
         def done():
@@ -60,9 +61,16 @@ class Hello(LabCase):
         if machine.ended:
             self.fail_with_output(f'{machine.name} has ended')
 
-    def check(self, board):
+    def start_server(self):
         self.lab.start_server(self.lab.server_command(BIN, '-l', '4M',
                                                       '-n', '1'))
+
+
+class Hello(HelloCase):
+    """A test for each board is added below."""
+
+    def check(self, board):
+        self.start_server()
         machine = self.start(board)
         with Peer(self.lab.socket_path) as peer, \
                 memoryview(peer.memory) as memory, memory.cast('I') as words:
@@ -101,11 +109,201 @@ class Hello(LabCase):
             self.assertEqual(len(made.stderr.splitlines()), 1)
 
 
+class Page(HelloCase):
+    """What docs/firmware.md says."""
+    # What comes between the page's code and the rest of a program
+    UNPRIVILEGED = """
+        #include "cortex_m.h"
+        /* not from there: it is for privileged code */
+        #define nvic_enable(input) ((void)(input))
+        #define main hello
+        #include "hello.c"
+        #undef main
+        #undef nvic_enable
+        #define CTRL CORTEX_M_REGISTER(0xe000ed94u)
+        #define MPU ((struct { volatile uint32_t RNR, RBAR, RASR; } *)0xe000ed98u)
+
+        void fault(void)
+        {
+            ((volatile struct hello *)BOARD_IVSHMEM_MEMORY)->answer = 0xfa17;
+            for (;;) {
+            }
+        }
+
+        int main(void)
+        {
+            nvic_enable(BOARD_IVSHMEM_INPUT);
+            MPU->RNR = 0;
+            MPU->RBAR = 0;
+            MPU->RASR = 0x06020023;     /* 256 KiB of code, read-only */
+            MPU->RNR = 1;
+            MPU->RBAR = 0x20000000;
+            MPU->RASR = 0x1306001f;     /* 64 KiB of data */
+            %s
+            CTRL = 5;                   /* on; the default map if privileged */
+            __asm__ volatile("dsb\\n\\tisb\\n\\tmsr control, %%0\\n\\tisb"
+                             :: "r" (1));
+            return hello();
+        }
+        """
+    FREERTOS = """
+        #include "cortex_m.h"
+        #include "ivshmem_flat.h"
+        typedef void *TaskHandle_t;
+        typedef long BaseType_t;
+        #define pdTRUE 1L
+        #define pdFALSE 0L
+        #define portMAX_DELAY 0xffffffffu
+        #define configLIBRARY_MAX_SYSCALL_INTERRUPT_PRIORITY 5
+        #define IVSHMEM_IRQ BOARD_IVSHMEM_INPUT
+        void NVIC_SetPriority(int number, uint32_t priority);
+        void NVIC_EnableIRQ(int number);
+        TaskHandle_t xTaskGetCurrentTaskHandle(void);
+        void vTaskNotifyGiveFromISR(TaskHandle_t task, BaseType_t *woken);
+        void portYIELD_FROM_ISR(BaseType_t woken);
+        uint32_t ulTaskNotifyTake(BaseType_t clear, uint32_t ticks);
+        void ivshmem_isr(void);
+        %s
+        void (*const use)(void *) = answer;
+        """
+
+    def setUp(self):
+        super().setUp()
+        self.text = (ROOT / 'docs/firmware.md').read_text()
+
+    def blocks(self, heading):
+        """Indented or fenced, below this heading."""
+        section = self.text.split(f'\n{heading}')[1].split('\n##')[0]
+        return [textwrap.dedent(indented or fenced) for indented, fenced in
+                re.findall(r'\n\n((?:    [^\n]*\n)+)|```\w+\n(.*?)```',
+                           section, re.S)]
+
+    def wait_for_firmware(self, machine, words):
+        self.lab.wait(lambda: words[FIRMWARE] or machine.ended,
+                      'the firmware to tell its id', tick=0.01)
+        self.assertFalse(machine.ended)
+
+    def test_hello(self):
+        make, server, machine, program, output = self.blocks('## hello')
+        self.assertEqual(make, 'make hello BOARD=lm3s6965evb\n')
+        command = self.lab.server_command(BIN, '-l', '4M', '-n', '1')
+        self.assertEqual(server.split(), [
+            *'build/bin/ivshmem-server -F -S /tmp/ivshmem.sock'.split(),
+            *command[4:]])
+        self.start_server()
+        made = self.make('BOARD=lm3s6965evb', 'start')
+        self.assertEqual(
+            made.stdout.replace(str(BIN), 'build/bin')
+            .replace(f'{self.out}/', 'build/guest/'), machine)
+        firmware = self.start('lm3s6965evb')
+        with Peer(self.lab.socket_path) as peer, \
+                memoryview(peer.memory) as memory, memory.cast('I') as words:
+            self.wait_for_firmware(firmware, words)
+            self.assertEqual(words[FIRMWARE] - 1 + peer.id, 1)
+            expected = output.replace('id 0', f'id {words[FIRMWARE] - 1}') \
+                .replace('have 1', 'have 2')
+        run = subprocess.run(
+            [sys.executable, '-c', program.replace('/tmp/ivshmem.sock',
+                                                   self.lab.socket_path)],
+            cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, timeout=self.deadline, check=True)
+        self.assertEqual(run.stdout, expected)
+
+    def test_boards_of_hello(self):
+        page = (ROOT / 'docs/system/devices/ivshmem-flat.rst').read_text()
+        section = ' '.join(self.text.split('\nbuilds guest/hello')[1]
+                           .split('Start a server')[0].split())
+        for board in boards():
+            core = re.search(rf'^``{board}`` +Cortex-(\S+)', page, re.M)[1]
+            self.assertRegex(section + ' lm3s6965evb (M3)',
+                             rf'\b{board}\b[^()]*\((?:Cortex-)?{core}\)')
+
+    def test_mpu(self):
+        """Unprivileged code with these regions, and with one of them less."""
+        self.start_server()
+        regions, = self.blocks('### With an MPU')
+        without = regions.replace('MPU->RASR = 0x130c002b;', '')
+        self.assertNotEqual(regions, without)
+        with Peer(self.lab.socket_path) as peer, \
+                memoryview(peer.memory) as memory, memory.cast('I') as words:
+            for code, answers in ((regions, True), (without, False)):
+                words[FIRMWARE], words[PEER] = 0, peer.id + 1
+                (self.out / 'main.c').write_text(self.UNPRIVILEGED % code)
+                machine = self.start(
+                    'lm3s6965evb', f'SOURCES={self.out}/main.c '
+                    '../cortex-m/vectors.c', '-B')
+                if answers:
+                    self.assertEqual(peer.wait(timeout=self.deadline), {0})
+                    self.assertTrue(words[FIRMWARE])
+                else:
+                    self.lab.wait(lambda: words[ANSWER] == 0xfa17,
+                                  'the fault', tick=0.01)
+                    self.assertFalse(words[FIRMWARE])
+                machine.kill()
+                self.wait_for_end(machine)
+
+    def test_freertos(self):
+        service, = self.blocks('## With FreeRTOS')
+        (self.out / 'main.c').write_text(self.FREERTOS % service)
+        guest = ROOT / 'guest'
+        compiled = subprocess.run(
+            ['arm-none-eabi-gcc', '-mcpu=cortex-m3', '-mthumb', '-std=gnu11',
+             '-Wall', '-Wextra', '-Werror', '-ffreestanding', '-I', guest,
+             '-I', guest / 'cortex-m', '-DBOARD_IVSHMEM_INPUT=16', '-c',
+             self.out / 'main.c', '-o', self.out / 'main.o'], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        self.assertEqual((compiled.returncode, compiled.stdout), (0, ''))
+
+    def test_gdb_reads_intrstatus(self):
+        self.start_server()
+        path = f'{self.lab.socket_path}-gdb'
+        self.start('lm3s6965evb', options=[
+            '-S', '-global', 'ivshmem-flat.revision=0',
+            '-chardev', f'socket,id=gdb,server=on,wait=off,path={path}',
+            '-gdb', 'chardev:gdb'])
+        with Peer(self.lab.socket_path) as peer, \
+                socket.socket(socket.AF_UNIX) as gdb:
+            self.lab.wait(lambda: peer.wait(0) or 1 - peer.id in peer.peers,
+                          'the machine', tick=0.01)
+            gdb.settimeout(self.deadline)
+            gdb.connect(path)
+
+            def read(address):
+                packet = f'm{address:x},4'
+                gdb.sendall(f'${packet}#{sum(packet.encode()) % 256:02x}'
+                            .encode())
+                answer = b''
+                while not re.search(rb'#..$', answer):
+                    answer += gdb.recv(64)
+                gdb.sendall(b'+')
+                return int.from_bytes(bytes.fromhex(
+                    re.search(rb'\$(.*)#', answer)[1].decode()), 'little')
+            self.assertEqual(read(0x50000008), 1 - peer.id)
+            self.assertEqual(read(0x50000004), 0)
+            peer.ring(1 - peer.id)
+            self.lab.wait(lambda: read(0x50000004) == 1,
+                          'INTRSTATUS to be set', tick=0.01)
+            self.assertEqual(read(0x50000004), 0)
+
+    def test_my_board_is_not_in_the_table(self):
+        said = self.blocks('## My board is not in the table')[0].strip()
+        self.start_server()
+        machine = self.lab.start('sabrelite', [
+            BIN / 'qemu-system-arm', '-machine', 'sabrelite', '-S',
+            '-display', 'none', '-chardev',
+            f'socket,id=ivshmem,path={self.lab.socket_path}', '-device',
+            'ivshmem-flat,chardev=ivshmem,x-irq-qompath=/machine/soc/a9mpcore/'
+            'gic/unnamed-gpio-in[100],x-bus-address-iomem=0x60000000,'
+            'x-bus-address-shmem=0x64000000'])
+        self.wait_for_end(machine)
+        self.assertEqual(machine.status, 1)
+        self.assertTrue(machine.lines[-1].endswith(said), machine.lines)
+
+
 for _board in boards():
     setattr(Hello, 'test_' + re.sub(r'\W', '_', _board),
             lambda self, board=_board: self.check(board))
 
 
 if __name__ == '__main__':
-    import unittest
     unittest.main()
