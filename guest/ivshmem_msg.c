@@ -33,7 +33,7 @@ _Static_assert(sizeof(struct ivshmem_msg_header) == IVSHMEM_MSG_ALIGN,
 _Static_assert(sizeof(struct ivshmem_msg_entry) == 64, "layout");
 _Static_assert(offsetof(struct ivshmem_msg_entry, doorbell) == 20, "layout");
 _Static_assert(sizeof(struct ivshmem_msg_side) == 64, "layout");
-_Static_assert(offsetof(struct ivshmem_msg_side, wants) == 12, "layout");
+_Static_assert(offsetof(struct ivshmem_msg_side, gone) == 16, "layout");
 _Static_assert(sizeof(struct ivshmem_msg_header) == 16, "layout");
 _Static_assert(offsetof(struct ivshmem_msg_header, crc) == 12, "layout");
 
@@ -233,9 +233,20 @@ static bool valid_session(uint32_t session)
 static bool occupied(const struct ivshmem_msg *msg, unsigned slot)
 {
     const struct ivshmem_msg_entry *e = entry(msg, slot);
+    uint32_t session = load(&e->session);
+    unsigned witness;
 
-    return load(&e->magic) == IVSHMEM_MSG_MAGIC &&
-           valid_session(load(&e->session));
+    if (load(&e->magic) != IVSHMEM_MSG_MAGIC || !valid_session(session)) {
+        return false;
+    }
+    /* whoever comes later has another session, so is not meant */
+    for (witness = 0; witness < msg->slots; witness++) {
+        if (load(&entry(msg, witness)->magic) == IVSHMEM_MSG_MAGIC &&
+            load(&side(msg, witness, slot)->gone) == session) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* Ids are unique: an entry with our id was left behind by somebody dead. */
@@ -366,6 +377,7 @@ int ivshmem_msg_open(struct ivshmem_msg *msg, void *memory, size_t size,
     store(&e->magic, IVSHMEM_MSG_MAGIC);
     for (reader = 0; reader < slots; reader++) {
         store(&ours(msg, reader)->link, 0);
+        store(&ours(msg, reader)->gone, 0);
     }
     store(&e->session, msg->session);
     /* of two peers that come at once, at least one must see the other */

@@ -136,7 +136,9 @@ struct ivshmem_msg_side {
     uint32_t head;          /* end of what was put into writer's ring */
     uint32_t tail;          /* end of what was taken from reader's ring */
     uint32_t wants;         /* when to ring the writer, IVSHMEM_MSG_WANT_* */
-    uint32_t reserved[12];
+    uint32_t gone;          /* the reader's session, if the server has told the
+                               writer that the reader is gone; else 0 */
+    uint32_t reserved[11];
 };
 
 /** The reader of the ring wants to be rung for each new message. */
@@ -273,7 +275,9 @@ uint32_t ivshmem_msg_ring_size(size_t size, unsigned slots);
  * @id: own id at the server (IVPosition), 0 to 65535
  * @flags: IVSHMEM_MSG_CRC or 0, the same for all peers
  *
- * Whether the peer who occupies a slot is alive cannot be seen in memory.
+ * Whether the peer who occupies a slot is alive cannot be seen in memory, but
+ * a peer to whom the server says who has gone writes it there: of a peer that
+ * ended without goodbye, the slot is free then. A device does not say so.
  * One who was, and lost the slot, gets IVSHMEM_MSG_EVICTED from its next
  * call; msg->former says whose slot was taken. Call ivshmem_msg_poll() next.
  *

@@ -289,6 +289,7 @@ TEST(wire_format)
     CHECK_EQUAL(word(b, side_at(4, 0, 1) + 4), 0);
     CHECK_EQUAL(word(b, side_at(4, 0, 1) + 8), 0);
     CHECK_EQUAL(word(b, side_at(4, 0, 1) + 12), 1);
+    CHECK_EQUAL(word(b, side_at(4, 0, 1) + 16), 0);
 
     CHECK_EQUAL(ivshmem_msg_send(&one, 1, 0xdeadbeef, "hello", 5), 0);
     CHECK_EQUAL(word(b, ring_at(&one, 0, 1) + 12), crc);
@@ -843,6 +844,40 @@ TEST(slots_are_chosen)
     /* who has lost its slot does not say goodbye for the new owner */
     ivshmem_msg_close(&first);
     CHECK(ivshmem_msg_poll(&late) >= 0);
+    free_bench(b);
+}
+
+TEST(who_is_said_to_be_gone_makes_room)
+{
+    struct bench *b = new_bench(64 << 10);
+    struct ivshmem_msg witness, dead, msg;
+    uint32_t id;
+
+    open_msg(b, &witness, 4, IVSHMEM_MSG_ANY_SLOT, 0);
+    for (id = 1; id < 4; id++) {
+        open_msg(b, &dead, 4, IVSHMEM_MSG_ANY_SLOT, id);
+    }
+    /* of slot 2; and, of the others, of sessions that are long over */
+    set_word(b, side_at(4, 0, 2) + 16, 1);
+    set_word(b, side_at(4, 0, 1) + 16, 0xffff);
+    set_word(b, side_at(4, 0, 3) + 16, 2);
+    open_msg(b, &msg, 4, IVSHMEM_MSG_ANY_SLOT, 8);
+    CHECK_EQUAL(msg.slot, 2);
+    CHECK_EQUAL(msg.former, -1);
+    CHECK(ivshmem_msg_poll(&witness) >= 0);
+    /* the new one is not meant */
+    open_msg(b, &msg, 4, IVSHMEM_MSG_ANY_SLOT, 11);
+    CHECK_EQUAL(msg.slot, 3);
+    CHECK_EQUAL(msg.former, 3);
+    /* what stands where a witness would, and none has ever been, says nothing */
+    free_bench(b);
+    b = new_bench(64 << 10);
+    open_msg(b, &msg, 4, IVSHMEM_MSG_ANY_SLOT, 0);
+    set_word(b, side_at(4, 1, 0) + 16, 1);
+    open_msg(b, &msg, 4, IVSHMEM_MSG_ANY_SLOT, 4);
+    CHECK_EQUAL(msg.slot, 1);
+    /* and who moves in has said nothing yet, whatever stands there */
+    CHECK_EQUAL(word(b, side_at(4, 1, 0) + 16), 0);
     free_bench(b);
 }
 

@@ -18,14 +18,18 @@ import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 
 from lab_case import BIN, ROOT, LabCase
+import ivshmem_flat.icmsg
+import ivshmem_flat.messages
 from ivshmem_flat.icmsg import ICMsg, NotBound
 from ivshmem_flat.lab import Lab
 from ivshmem_flat.machines import cortex_m
 from ivshmem_flat.messages import (FOREIGN, LEFT, LINKED, BadCrc, Broken,
-                                   Evicted, Messages)
+                                   Evicted, Messages, Mismatch, NoLink)
 from ivshmem_flat.peer import Peer, ServerError
+from ivshmem_flat.words import OrderedWords
 from tree import FIRMWARE
 
 GUEST = ROOT / 'build/guest'
@@ -342,6 +346,160 @@ class WithEachOther(PeerTest):
                 messages._layout & 0xffff
             messages.poll()
             self.assertEqual(messages.state(0), FOREIGN)
+
+    def test_link_and_receive_wait(self):
+        self.start_server('-l', '64K')
+        with self.python_peer() as one, self.python_peer() as other, \
+                Messages(one, slots=2) as a:
+            with self.assertRaisesRegex(TimeoutError,
+                                        '^nobody came in 0.01 s$'):
+                a.link(timeout=0.01)
+            self.assertIsNone(a.receive(timeout=0.01))
+
+            def answer():
+                with Messages(other, slots=2) as b:
+                    message = b.receive(b.link(DEADLINE), DEADLINE)
+                    b.send(message.slot, message.type, message.payload * 2)
+                    b.ring()
+            thread = threading.Thread(target=answer)
+            thread.start()
+            slot = a.link(DEADLINE)
+            a.send(slot, 1, b'two')
+            a.ring()
+            self.assertEqual(a.receive(slot, DEADLINE).payload, b'twotwo')
+            thread.join()
+            with self.assertRaises(NoLink):     # long before the time is over
+                a.receive(slot, DEADLINE)
+
+    def test_python_sees_who_has_gone(self):
+        self.start_server('-l', '64K')
+        with self.python_peer() as one, Messages(one, slots=2) as a:
+            other = self.python_peer()
+            b = Messages(other, slots=2)
+            thread = threading.Thread(target=b.link, args=(DEADLINE,))
+            thread.start()
+            slot = a.link(DEADLINE)
+            thread.join()
+            self.assertTrue(b.send(a.slot, 1, b'last words'))
+            del b
+            other.close()       # without goodbye
+            self.lab.wait(lambda: a.poll() == [slot], 'a change', tick=0.01)
+            self.assertEqual((a.state(slot), a.linked()), (LEFT, []))
+            self.assertEqual(a.receive(slot).payload, b'last words')
+            with self.assertRaises(NoLink):
+                a.receive(slot, DEADLINE)
+            self.assertIn(other.id, one.gone)
+
+    def test_python_goes_on_with_who_has_gone_and_is_back(self):
+        """A machine that connects again has another id, and its session."""
+        self.start_server('-l', '64K')
+        with self.python_peer() as one, Messages(one, slots=2) as a, \
+                self.python_peer() as new:
+            other = self.python_peer()
+            b = Messages(other, slots=2)
+            for messages in (a, b, a, b):
+                messages.poll()
+            a.send(b.slot, 1, b'first')
+            self.assertEqual(b.receive(a.slot).payload, b'first')
+            other.update()
+            memory = b.peer = new
+            other._socket.close()
+            self.lab.wait(lambda: a.poll() == [b.slot], 'a change', tick=0.01)
+            self.assertEqual(a.state(b.slot), LEFT)
+            # what ivshmem_msg_move() does in C
+            b._words[b._entry(b.slot) + b._DOORBELL] = new.id
+            self.assertEqual(a.poll(), [b.slot])
+            self.assertEqual(a.state(b.slot), LINKED)
+            a.send(b.slot, 1, b'second')
+            a.ring()
+            self.assertEqual(memory.wait(DEADLINE), {0})
+            # and its slot is not to be had
+            self.assertEqual(b._words[b._side(a.slot, b.slot) + b._GONE], 0)
+
+    def test_firmware_starts_again_and_again(self):
+        """With one slot less than boots, and one test that stays."""
+        self.start_server()
+        with self.python_peer() as peer, Messages(peer) as messages:
+            own = messages.slot
+            for boot in range(messages.slots + 2):
+                firmware = self.start_firmware()
+                slot = messages.link(DEADLINE)
+                self.assertEqual(messages.linked(), [slot])
+                self.assertEqual(messages.id(slot), boot + 1)
+                self.assertTrue(messages.receive(slot, DEADLINE))
+                firmware.kill()
+                self.wait_for_end(firmware)
+                self.lab.wait(lambda: messages.poll() or
+                              not messages.linked(), 'it to be gone', tick=0.01)
+                self.assertEqual(messages.linked(), [])
+            self.assertEqual(messages.slot, own)
+
+    def test_another_number_of_slots(self):
+        self.start_server()
+        firmware = self.start_firmware()
+        self.lab.wait_for_line(firmware, 'waiting for a peer')
+        with self.python_peer() as peer:
+            for slots in (2, 4, 16):
+                before = bytes(peer.memory)
+                with self.assertRaisesRegex(
+                        Mismatch, f'^we have {slots} slots, and the peer with '
+                        'id 0 has 8$'):
+                    Messages(peer, slots=slots)
+                self.assertEqual(peer.memory[:], before)
+
+    def test_another_number_of_slots_comes_later(self):
+        self.start_server()
+        for boot, slots in enumerate((4, 16)):
+            with self.python_peer() as peer, \
+                    Messages(peer, slots=slots) as messages:
+                firmware = self.start_firmware()
+                with self.assertRaisesRegex(
+                        Mismatch, f'^we have {slots} slots, and the peer with '
+                        f'id {2 * boot + 1} has 8$'):
+                    messages.link(DEADLINE)
+                firmware.kill()
+                self.wait_for_end(firmware)
+
+    def test_another_layout(self):
+        self.start_server()
+        self.start_host_peer('exchange', 'crc=1')
+        with self.python_peer() as peer, Messages(peer) as messages:
+            with self.assertRaisesRegex(
+                    Mismatch, r'^we have version 2, no CRC and rings of 2\^16 '
+                    r'bytes, and the peer with id [01] has version 2, a CRC and '
+                    r'rings of 2\^16 bytes$'):
+                messages.link(DEADLINE)
+
+    def test_wrong_numbers_of_slots(self):
+        self.start_server()
+        with self.python_peer() as peer:
+            for kwargs, why in (({'slots': 1}, '1 slots, expected 2 to 31'),
+                                ({'slots': 32}, '32 slots, expected 2 to 31'),
+                                ({'slot': 8}, 'slot 8, expected 0 to 7')):
+                with self.assertRaisesRegex(ValueError, f'^{why}$'):
+                    Messages(peer, **kwargs)
+
+    def test_ordered_words(self):
+        """What an arm64 host would use, here."""
+        def words_of(view):
+            return OrderedWords(view)
+        self.start_server()
+        with unittest.mock.patch.object(ivshmem_flat.messages, 'words_of',
+                                        words_of), \
+                unittest.mock.patch.object(ivshmem_flat.icmsg, 'words_of',
+                                           words_of):
+            firmware = self.start_firmware('messages=100')
+            self.assertEqual(Exchange(self.python_peer(), 100).run(),
+                             (100, 100))
+            self.assert_passed(firmware)
+            peer = self.python_peer()
+            regions = (0x200000, 0x1000), (0x201000, 0x1000)
+            with ICMsg(peer, peer.id, *regions) as one, \
+                    ICMsg(peer, peer.id, *reversed(regions)) as other:
+                for side in (one, other, one):
+                    side.poll()
+                self.assertTrue(one.send(b'through OrderedWords'))
+                self.assertEqual(other.receive(), b'through OrderedWords')
 
     def test_python_rings_a_moved_peer_under_its_new_id(self):
         self.start_server('-l', '64K')

@@ -46,6 +46,10 @@ class FakePeer:
     def __init__(self, memory, peer_id):
         self.memory = memory
         self.id = peer_id
+        self.peers = self.gone = frozenset()
+
+    def update(self):
+        pass
 
     def ring(self, peer, vector=0):
         return True

@@ -23,6 +23,8 @@ can be trusted, and none of it makes this module read or write elsewhere.
 import struct
 import time
 
+from .words import words_of
+
 
 class NotBound(Exception):
     """The peer is not there, or has left: with sessions, open() again."""
@@ -53,9 +55,8 @@ class _Ring:
                 f'region {offset:#x} of {size:#x} bytes, expected at least '
                 f'{start + self.MIN_DATA:#x}, a multiple of 4, at a multiple '
                 f'of {alignment}, within {len(memory):#x} bytes')
-        # Python loads and stores an element of this view in one piece.
         with memoryview(memory)[offset:offset + start] as head:
-            self.words = head.cast('I')
+            self.words = words_of(head)
         self.data = memoryview(memory)[offset + start:offset + size]
         self.write = alignment // 4
         self.size = size - start

@@ -1,6 +1,14 @@
 """Messages between peers: the message layer of guest/ivshmem_msg.h.
 
     with Peer('/tmp/ivshmem.sock') as peer, Messages(peer) as messages:
+        slot = messages.link(timeout=10)
+        messages.send(slot, 1, b'question')
+        messages.ring()
+        print(messages.receive(timeout=10).payload)
+
+link() and receive() wait; all else returns at once, for a program that does
+several things in turn:
+
         while True:
             for slot in messages.poll():
                 print(slot, messages.state(slot), messages.id(slot))
@@ -10,15 +18,24 @@
             messages.ring()
             if not message:
                 peer.wait()
+
+Firmware may be killed and started again under all this: who the server says has
+gone is LEFT from the next poll() on, and its slot can be had by the next one.
 """
 # Copyright (c) 2026 The ivshmem-flat authors
 #
 # SPDX-License-Identifier: MIT
 
 import struct
-import threading
+import time
 import zlib
 from collections import namedtuple
+
+from .words import full_barrier, words_of
+
+
+class Mismatch(ValueError):
+    """A peer that is there has another number of slots, or another layout."""
 
 
 class Evicted(Exception):
@@ -80,14 +97,18 @@ class Messages:
     # words of an entry ...
     _MAGIC, _LAYOUT, _ID, _COUNTER, _SESSION, _DOORBELL = range(6)
     # ... and of a side, both of which have 16
-    _LINK, _HEAD, _TAIL, _WANTS = range(4)
+    _LINK, _HEAD, _TAIL, _WANTS, _GONE = range(5)
+    _MAX_SLOTS = 31
+    _GLANCE = 0.1       # s between two looks at who rings nobody
 
     def __init__(self, peer, slots=8, slot=None, vector=0, control=None,
                  crc=False):
         size = len(peer.memory)
-        if not 2 <= slots <= 31 or slot is not None and \
-                not 0 <= slot < slots:
-            raise ValueError(f'{slots} slots, slot {slot}')
+        if not 2 <= slots <= self._MAX_SLOTS:
+            raise ValueError(f'{slots} slots, expected 2 to '
+                             f'{self._MAX_SLOTS}')
+        if slot is not None and not 0 <= slot < slots:
+            raise ValueError(f'slot {slot}, expected 0 to {slots - 1}')
         self.peer = peer
         self.slots = slots
         self.vector = vector
@@ -99,16 +120,21 @@ class Messages:
             raise ValueError(f'{size} bytes of shared memory are too small '
                              f'for {slots} slots')
         self.ring_size = min(1 << room.bit_length() - 1, self.MAX_RING)
-        # Python loads and stores an element of this view in one piece.
         self._bytes = memoryview(peer.memory)
-        self._words = self._bytes[:size // 4 * 4].cast('I')
-        self._lock = threading.Lock()
+        self._words = words_of(self._bytes[:size // 4 * 4])
         self._layout = (self.CRC if crc else 0) << 24 | self.VERSION << 16 | \
             slots << 8 | self.ring_size.bit_length() - 1
         self._slot = [_Slot() for _ in range(slots)]
         self._due = set()       # slots and vectors
-        self.slot = self._choose_slot() if slot is None else slot
-        self._move_in()
+        self._gone = [0] * slots    # sessions that we have said are gone
+        try:
+            # we would write over what it has elsewhere
+            self._check_slots()
+            self.slot = self._choose_slot() if slot is None else slot
+            self._move_in()
+        except BaseException:
+            self._release()
+            raise
 
     def __enter__(self):
         return self
@@ -135,8 +161,27 @@ class Messages:
         Call it first, and after each doorbell.
         """
         self._check_evicted()
+        self.peer.update()
         return [slot for slot in range(self.slots)
                 if slot != self.slot and self._poll_slot(slot)]
+
+    def link(self, timeout=None):
+        """Wait until somebody is linked with us; return the slot.
+
+        If several are, it is the lowest. Raises TimeoutError, and Mismatch as
+        soon as somebody is there with another layout, who can never be linked.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self.poll()
+            self.ring()
+            for slot in self.linked():
+                return slot
+            self._check_slots()
+            self._check_layouts()
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f'nobody came in {timeout:g} s')
+            self._glance(deadline)
 
     def ring(self):
         """Ring those who wait for what we have done."""
@@ -170,22 +215,48 @@ class Messages:
         self._due_if_wanted(slot, self.WANT_MESSAGES)
         return True
 
-    def receive(self, slot=None):
+    def receive(self, slot=None, timeout=0):
         """Take the next Message of a peer, or of anybody; None if there is none.
 
         It may be the last of one who has left already. After None, look again
         when the doorbell has rung.
+
+        timeout  seconds to wait for one, or None: for ever. Who is waited for,
+                 and has left, is NoLink.
         """
-        if slot is None:
-            for slot, view in enumerate(self._slot):
-                if view.state in (LINKED, LEFT):
-                    try:
-                        message = self.receive(slot)
-                    except NoLink:      # it is about to begin a new session
-                        continue
-                    if message:
-                        return message
-            return None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            message = self._receive_any() if slot is None else \
+                self._receive(slot)
+            if message or deadline is not None and \
+                    time.monotonic() >= deadline:
+                return message
+            self.poll()
+            self.ring()
+            if slot is not None and self.state(slot) == LEFT:
+                message = self._receive(slot)
+                if message:
+                    return message
+                raise NoLink(slot)
+            self._glance(deadline)
+
+    def _glance(self, deadline):
+        left = self._GLANCE if deadline is None else \
+            deadline - time.monotonic()
+        self.peer.wait(max(0, min(left, self._GLANCE)))
+
+    def _receive_any(self):
+        for slot, view in enumerate(self._slot):
+            if view.state in (LINKED, LEFT):
+                try:
+                    message = self._receive(slot)
+                except NoLink:      # it is about to begin a new session
+                    continue
+                if message:
+                    return message
+        return None
+
+    def _receive(self, slot):
         self._check_evicted()
         view = self._slot[slot]
         if view.state == DEAD:
@@ -223,8 +294,11 @@ class Messages:
         except Evicted:
             pass
         finally:
-            self._words.release()
-            self._bytes.release()
+            self._release()
+
+    def _release(self):
+        self._words.release()
+        self._bytes.release()
 
     # Where things are: words from the memory's start, rings in bytes
 
@@ -261,14 +335,51 @@ class Messages:
 
     # The directory
 
-    def _full_barrier(self):
-        with self._lock:
-            pass
-
     def _occupied(self, slot):
         entry = self._entry(slot)
+        session = self._words[entry + self._SESSION]
         return self._words[entry + self._MAGIC] == self.MAGIC and \
-            1 <= self._words[entry + self._SESSION] <= 0xffff
+            1 <= session <= 0xffff and \
+            self._words[entry + self._DOORBELL] not in self.peer.gone and \
+            not any(
+                self._words[self._entry(witness) + self._MAGIC] == self.MAGIC
+                and self._words[self._side(witness, slot) + self._GONE] ==
+                session for witness in range(self.slots))
+
+    def _check_slots(self):
+        """Is anybody there who has another number of slots?
+
+        It would have its entry where we have one or, if it has more, behind.
+        """
+        self.peer.update()
+        for slot in range(min(self._MAX_SLOTS, len(self._bytes) // 64)):
+            entry = self._entry(slot)
+            theirs = self._words[entry + self._LAYOUT] >> 8 & 0xff
+            if self._words[entry + self._MAGIC] == self.MAGIC and \
+                    1 <= self._words[entry + self._SESSION] <= 0xffff and \
+                    slot < theirs != self.slots:
+                peer_id = self._words[entry + self._DOORBELL]
+                if peer_id != self.peer.id and peer_id in self.peer.peers:
+                    raise Mismatch(f'we have {self.slots} slots, and the peer '
+                                   f'with id {peer_id} has {theirs}')
+
+    def _check_layouts(self):
+        """Is anybody there who is FOREIGN for another reason?"""
+        for slot, view in enumerate(self._slot):
+            if view.state == FOREIGN:
+                entry = self._entry(slot)
+                peer_id = self._words[entry + self._DOORBELL]
+                theirs = self._words[entry + self._LAYOUT]
+                if peer_id in self.peer.peers and theirs != self._layout:
+                    raise Mismatch(
+                        f'we have {self._layout_text(self._layout)}, and the '
+                        f'peer with id {peer_id} has '
+                        f'{self._layout_text(theirs)}')
+
+    def _layout_text(self, layout):
+        return (f'version {layout >> 16 & 0xff}, '
+                f'{"a" if layout >> 24 & self.CRC else "no"} CRC and rings of '
+                f'2^{layout & 0xff} bytes')
 
     def _choose_slot(self):
         home = self.peer.id % self.slots
@@ -290,8 +401,9 @@ class Messages:
         self._words[entry + self._MAGIC] = self.MAGIC
         for reader in range(self.slots):
             self._words[self._ours(reader) + self._LINK] = 0
+            self._words[self._ours(reader) + self._GONE] = 0
         self._words[entry + self._SESSION] = self.session
-        self._full_barrier()
+        full_barrier()
 
     def _check_evicted(self):
         entry = self._entry(self.slot)
@@ -324,7 +436,10 @@ class Messages:
         doorbell = self._words[entry + self._DOORBELL]
         if self._words[entry + self._SESSION] != session:
             return False    # being written, by one who rings us afterwards
-        if magic != self.MAGIC or not 1 <= session <= 0xffff:
+        occupied = magic == self.MAGIC and 1 <= session <= 0xffff
+        gone = occupied and doorbell in self.peer.gone
+        self._say_gone(slot, session if gone else 0)
+        if gone or not occupied:
             if view.state == LINKED:
                 view.state = LEFT
             elif view.state != LEFT:
@@ -335,14 +450,24 @@ class Messages:
                 view.state in (ABSENT, FOREIGN):
             self._greet(slot, peer_id, session)
             self._slot[slot].doorbell = doorbell
-        elif view.doorbell != doorbell:
-            # what we have rung since it moved has not reached it
+        elif view.doorbell != doorbell or view.state == LEFT:
+            # what we have rung since it moved has not reached it; of one that
+            # had gone and is back under another id, that is all we have missed
+            if view.state == LEFT:
+                view.state = GREETING
             view.doorbell = doorbell
             self._due.add((slot, self.control))
         view = self._slot[slot]
         if view.state == GREETING and self._is_linked(slot):
             view.state = LINKED
         return (view.state, view.session) != before
+
+    def _say_gone(self, slot, session):
+        """Tell all others of one whom the server has told us about: 0 or its
+        session, so that whoever comes later to the slot is not meant."""
+        if self._gone[slot] != session:
+            self._gone[slot] = session
+            self._words[self._ours(slot) + self._GONE] = session
 
     # The rings
 
@@ -362,7 +487,7 @@ class Messages:
         return used
 
     def _due_if_wanted(self, slot, want):
-        self._full_barrier()
+        full_barrier()
         if self._words[self._theirs(slot) + self._WANTS] & want:
             self._due.add((slot, self.vector))
 
@@ -371,7 +496,7 @@ class Messages:
         if view.wants != wants:
             view.wants = wants
             self._words[self._ours(slot) + self._WANTS] = wants
-            self._full_barrier()
+            full_barrier()
 
     def _has_space(self, slot, need):
         view = self._slot[slot]

@@ -35,6 +35,7 @@ class Peer:
     id      our own, 0 to 65535
     memory  the shared memory, an mmap
     peers   for each peer's id, the eventfds of its vectors; ours too
+    gone    ids of peers of whom the server has said that they are gone
     server  False after the server's end; peers that are known stay known
 
     path     the server's socket
@@ -46,6 +47,7 @@ class Peer:
     def __init__(self, path, timeout=10):
         self.server = True
         self.peers = {}
+        self.gone = set()
         self.memory = None
         self._fds = []          # what came with the message below
         self._message = b''     # one that is not complete yet
@@ -121,10 +123,12 @@ class Peer:
                 self.server = False
                 return
             if fd is None:
-                if number != self.id:
-                    _close(self.peers.pop(number, []))
+                if number != self.id and number in self.peers:
+                    _close(self.peers.pop(number))
+                    self.gone.add(number)
             elif 0 <= number <= 0xffff:
                 self.peers.setdefault(number, []).append(fd)
+                self.gone.discard(number)
             else:
                 os.close(fd)
 
