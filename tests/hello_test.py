@@ -72,8 +72,8 @@ class Hello(HelloCase):
     def check(self, board):
         self.start_server()
         machine = self.start(board)
-        with Peer(self.lab.socket_path) as peer, \
-                memoryview(peer.memory) as memory, memory.cast('I') as words:
+        with Peer(self.lab.socket_path) as peer:
+            words = peer.words
             # first it tells its id, and waits for a peer
             self.wait_for(peer, machine, lambda: words[FIRMWARE])
             firmware = words[FIRMWARE] - 1
@@ -196,8 +196,8 @@ class Page(HelloCase):
             made.stdout.replace(str(BIN), 'build/bin')
             .replace(f'{self.out}/', 'build/guest/'), machine)
         firmware = self.start('lm3s6965evb')
-        with Peer(self.lab.socket_path) as peer, \
-                memoryview(peer.memory) as memory, memory.cast('I') as words:
+        with Peer(self.lab.socket_path) as peer:
+            words = peer.words
             self.wait_for_firmware(firmware, words)
             self.assertEqual(words[FIRMWARE] - 1 + peer.id, 1)
             expected = output.replace('id 0', f'id {words[FIRMWARE] - 1}') \
@@ -224,8 +224,8 @@ class Page(HelloCase):
         regions, = self.blocks('### With an MPU')
         without = regions.replace('MPU->RASR = 0x130c002b;', '')
         self.assertNotEqual(regions, without)
-        with Peer(self.lab.socket_path) as peer, \
-                memoryview(peer.memory) as memory, memory.cast('I') as words:
+        with Peer(self.lab.socket_path) as peer:
+            words = peer.words
             for code, answers in ((regions, True), (without, False)):
                 words[FIRMWARE], words[PEER] = 0, peer.id + 1
                 (self.out / 'main.c').write_text(self.UNPRIVILEGED % code)

@@ -1,17 +1,27 @@
 #!/usr/bin/env python3
-"""Tests of the package in python/: what it relies upon.
+"""Tests of the package in python/: what it relies upon, fixtures, installation.
 
 Peers, messages and ICMsg have tests of their own: peer_test.py, icmsg_test.py.
+Needs qemu-system-arm and ivshmem-server in build/bin (or $BUILD/bin), the
+firmware in build/guest, and pytest.
 """
 # Copyright (c) 2026 The ivshmem-flat authors
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import importlib.util
 import mmap
 import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 import unittest
+from pathlib import Path
 
-from lab_case import CleanCase
+from lab_case import BIN, ROOT, CleanCase, LabCase
 from ivshmem_flat.words import words_of
 
 
@@ -40,6 +50,200 @@ class Words(CleanCase):
                 os.waitpid(child, 0)
                 words.release()
             self.assertEqual(set(seen), set(values))
+
+
+class Fixtures(LabCase):
+    """The package as pytest sees it: a test of a user's, run by itself."""
+    needs = (*LabCase.needs, ROOT / 'build/guest/echo-mps2.elf')
+    BOARD = ("'-machine', 'mps2-an385-ivshmem,ivshmem-chardev=ivshmem', "
+             f"'-kernel', '{ROOT}/build/guest/echo-mps2.elf'")
+
+    def setUp(self):
+        super().setUp()
+        if not importlib.util.find_spec('pytest'):
+            self.skipTest('no pytest')
+        # short, as sockets are below
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory(
+            prefix='ivshmem-test-')))
+        self.labs = self.folder / 'labs'
+        self.labs.mkdir()
+
+    def command(self, *words, package=ROOT / 'python/src',
+                plugin=('-p', 'ivshmem_flat.pytest_plugin'),
+                python=sys.executable):
+        return ['env', '-C', self.folder, '--default-signal=HUP',
+                '--default-signal=INT', f'TMPDIR={self.labs}',
+                f'PYTHONPATH={package}', 'PYTHONDONTWRITEBYTECODE=1',
+                python, '-m', 'pytest', '-p', 'no:cacheprovider',
+                *plugin, *words]
+
+    def pytest(self, *words, **kwargs):
+        return self.lab.start('pytest', self.command(*words, **kwargs))
+
+    def run_pytest(self, *words, **kwargs):
+        run = self.pytest(*words, **kwargs)
+        self.wait_for_end(run)
+        self.assertEqual(os.listdir(self.labs), [])
+        return run
+
+    def write_test(self, text):
+        path = self.folder / 'test_it.py'
+        path.write_text('import pytest\n' + text.replace('BOARD', self.BOARD))
+        return path
+
+    def with_bin(self, *words):
+        return [f'--ivshmem-bin={BIN}', *words]
+
+    def assert_summary(self, run, status, summary):
+        self.assertEqual(run.status, status, run.lines)
+        self.assertRegex(run.lines[-1], summary)
+
+    def nobody_uses(self, folder):
+        """No process has the folder in its command line."""
+        def command_of(process):
+            try:
+                return (process / 'cmdline').read_bytes()
+            except OSError:
+                return b''
+        return not any(f'{folder}/ivshmem-'.encode() in command_of(process)
+                       for process in Path('/proc').glob('[0-9]*'))
+
+    def test_example(self):
+        run = self.run_pytest(*self.with_bin(ROOT / 'python/example'))
+        self.assert_summary(run, 0, r'=+ 8 passed in .*=')
+
+    def test_installed(self):
+        """By pip, as a user does it; it brings the plugin with it."""
+        for module in ('ensurepip', 'setuptools', 'wheel'):
+            if not importlib.util.find_spec(module):
+                self.skipTest(f'no {module}')
+        shutil.copytree(ROOT / 'python', self.folder / 'python',
+                        ignore=shutil.ignore_patterns('__pycache__', 'build',
+                                                      '*.egg-info'))
+        page = (ROOT / 'docs/testing-firmware.md').read_text()
+        commands, = re.findall(r'\n\n(    python3 -m venv .*\n.*\n)', page)
+        run = self.lab.start('sh', [
+            'env', '-C', self.folder, f'TMPDIR={self.labs}', 'sh', '-ec',
+            commands.replace('/tmp/venv', str(self.folder / 'venv'))
+            .replace('python3', sys.executable)])
+        self.wait_for_end(run)
+        self.assertEqual(run.status, 0)
+        test = self.write_test(
+            'import ivshmem_flat.icmsg, ivshmem_flat.machines\n'
+            'def test_it(ivshmem_machine, ivshmem_messages):\n'
+            '    ivshmem_machine(BOARD)\n'
+            '    ivshmem_messages.link(30)\n'
+            '    print(ivshmem_flat.__file__)\n')
+        run = self.run_pytest(*self.with_bin('-rP', test), package='',
+                              plugin=(), python=self.folder / 'venv/bin/python')
+        self.assert_summary(run, 0, '1 passed')
+        self.assertRegex('\n'.join(run.lines),
+                         f'\n{self.folder}/venv/.*/ivshmem_flat/__init__.py')
+
+    def test_page(self):
+        """The tests in docs/testing-firmware.md."""
+        page = (ROOT / 'docs/testing-firmware.md').read_text()
+        tests = re.findall(r'```python\n# (test_\w+\.py)\n(.*?)```', page,
+                           re.S)
+        self.assertEqual([name for name, _ in tests],
+                         ['test_mine.py', 'test_hello.py', 'test_icmsg.py'])
+        subprocess.run(['make', '-s', '-C', ROOT / 'guest/hello',
+                        'BOARD=lm3s6965evb', f'OUT={self.folder}'], check=True)
+        for name, text in tests:
+            (self.folder / name).write_text(text.replace(
+                'build/guest/hello', f'{self.folder}/hello').replace(
+                'build/guest', f'{ROOT}/build/guest'))
+        command, = re.findall(r'\n\n    pytest (.*)\n', page)
+        self.assertEqual(command,
+                         '--ivshmem-bin=build/bin test_mine.py test_hello.py')
+        run = self.run_pytest(*command.replace('build/bin', str(BIN)).split(),
+                              'test_icmsg.py')
+        self.assert_summary(run, 0, '4 passed')
+
+    def test_page_example(self):
+        """Its command, from the repository's root."""
+        page = (ROOT / 'docs/testing-firmware.md').read_text()
+        command, = re.findall(r'\n\n    (PYTHONPATH=.*\n.*)\n', page)
+        run = self.lab.start('sh', [
+            'env', '-C', ROOT, f'TMPDIR={self.labs}',
+            'PYTHONDONTWRITEBYTECODE=1', 'PYTEST_ADDOPTS=-p no:cacheprovider',
+            'sh', '-c', command.replace('python3', sys.executable)
+            .replace('build/bin', str(BIN))])
+        self.wait_for_end(run)
+        self.assert_summary(run, 0, '8 passed')
+
+    def test_program_on_path_and_in_configuration(self):
+        test = self.write_test('def test_it(ivshmem_server):\n    pass\n')
+        run = self.lab.start('pytest', [
+            'env', f'PATH={BIN}:{os.environ["PATH"]}', *self.command(test)])
+        self.wait_for_end(run)
+        self.assert_summary(run, 0, '1 passed')
+        (self.folder / 'pytest.ini').write_text(
+            f'[pytest]\nivshmem_bin = {os.path.relpath(BIN, self.folder)}\n')
+        self.assert_summary(self.run_pytest(test), 0, '1 passed')
+
+    def test_program_is_missing(self):
+        test = self.write_test('def test_it(ivshmem_server):\n    pass\n')
+        run = self.run_pytest(f'--ivshmem-bin={self.labs}', test)
+        self.assertEqual(run.status, 1)
+        self.assertIn(f'{self.labs}/ivshmem-server is no program, expected '
+                      '--ivshmem-bin to name the directory of ivshmem-server',
+                      run.lines)
+        run = self.lab.start('pytest', [
+            'env', f'PATH={self.folder}', shutil.which('env'),
+            *self.command(test)[1:]])
+        self.wait_for_end(run)
+        self.assertEqual(run.status, 1)
+        self.assertIn('ivshmem-server is not on PATH, expected '
+                      '--ivshmem-bin=DIR or ivshmem_bin in the configuration '
+                      'of pytest', run.lines)
+
+    def test_failure_shows_what_machines_said(self):
+        test = self.write_test(
+            'def test_it(ivshmem_machine, ivshmem_lab):\n'
+            '    machine = ivshmem_machine(BOARD, name="A")\n'
+            '    ivshmem_lab.wait_for_line(machine, "echoes")\n'
+            '    assert False\n')
+        run = self.run_pytest(*self.with_bin(test))
+        self.assert_summary(run, 1, '1 failed')
+        self.assertIn('A | id 0 echoes', run.lines)
+
+    def test_time_is_over(self):
+        test = self.write_test(
+            'def test_it(ivshmem_machine, ivshmem_lab):\n'
+            '    machine = ivshmem_machine(BOARD)\n'
+            '    ivshmem_lab.wait_for_line(machine, "never")\n')
+        run = self.run_pytest(*self.with_bin(test, '--ivshmem-timeout=0.5'))
+        self.assert_summary(run, 1, '1 failed')
+        self.assertIn('ivshmem_flat.lab.LabError: 0.5 s are over, and still '
+                      'waiting for machine machine to say "never"',
+                      ' '.join(run.lines).replace('E       ', ''))
+
+    def test_signals(self):
+        """Also if the test waits by itself, and of several tests."""
+        test = self.write_test(
+            '@pytest.mark.parametrize("n", [1, 2])\n'
+            'def test_it(ivshmem_machine, ivshmem_messages, ivshmem_peer, n):\n'
+            '    ivshmem_machine(BOARD)\n'
+            '    ivshmem_messages.link(60)\n'
+            '    print("linked", flush=True)\n'
+            '    while True:\n'
+            '        ivshmem_peer.wait()\n')
+        for number, status in ((signal.SIGINT, 2), (signal.SIGTERM, 143),
+                               (signal.SIGHUP, 129)):
+            with self.subTest(number.name):
+                run = self.pytest(*self.with_bin('-s', test))
+                self.lab.wait_for_line(run, 'linked')
+                os.kill(run.pid, number)
+                self.wait_for_end(run)
+                self.assertEqual(run.status, status)
+                self.assertEqual(os.listdir(self.labs), [])
+                self.assertTrue(self.nobody_uses(self.labs))
+        run = self.pytest(*self.with_bin('-s', test))
+        self.lab.wait_for_line(run, 'linked')
+        os.kill(run.pid, signal.SIGKILL)
+        self.lab.wait(lambda: self.nobody_uses(self.labs),
+                      'the programs to end', tick=0.01)
 
 
 if __name__ == '__main__':

@@ -5,6 +5,9 @@ messages  messages between peers, as guest/ivshmem_msg.h has them
 icmsg     ICMsg, which Zephyr's IPC service speaks
 lab       the server and the machines: started, watched and ended together
 machines  command lines of machines
+words     what all of them rely upon
+
+pytest_plugin has fixtures of these for pytest.
 """
 # Copyright (c) 2026 The ivshmem-flat authors
 #

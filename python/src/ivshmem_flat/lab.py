@@ -16,6 +16,7 @@ SIGHUP end a wait; the programs die with their parent, whatever kills it.
 #
 # SPDX-License-Identifier: MIT
 
+import contextlib
 import ctypes
 import os
 import selectors
@@ -115,6 +116,9 @@ class Program:
 class Lab:
     """See the module's description.
 
+    interruptible  signals end not only wait(), but whatever is done between
+                   calls of the lab's methods; not so unless it is set
+
     timeout  seconds until everything has to be over
     show     called with the Program and each line that it prints
     """
@@ -123,9 +127,11 @@ class Lab:
     def __init__(self, timeout, show=lambda program, line: None):
         self.timeout = timeout
         self.show = show
+        self.interruptible = False
         self.socket_path = None     # the server's
         self._programs = []
         self._caught = []           # signals that came, in their order
+        self._busy = 0              # not to be disturbed by them
 
     def __enter__(self):
         self._deadline = time.monotonic() + self.timeout
@@ -136,7 +142,7 @@ class Lab:
                                                 warn_on_full_buffer=False)
         self._write_end = write_end
         self._old_handlers = {
-            number: signal.signal(number, lambda n, _: self._caught.append(n))
+            number: signal.signal(number, self._catch)
             for number in self.SIGNALS
             if signal.getsignal(number) != signal.SIG_IGN}
         self._selector = selectors.DefaultSelector()
@@ -145,16 +151,44 @@ class Lab:
         return self
 
     def __exit__(self, *_):
-        for program in reversed(self._programs):
-            program.close()
-        self.named_memory().unlink(missing_ok=True)
-        shutil.rmtree(self._folder)
-        self._selector.close()
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._old_wakeup)
-        self._wakeup.close()
-        self._write_end.close()
+        with self._undisturbed():
+            for program in reversed(self._programs):
+                program.close()
+            self.named_memory().unlink(missing_ok=True)
+            shutil.rmtree(self._folder)
+            self._selector.close()
+            for number, handler in self._old_handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._old_wakeup)
+            self._wakeup.close()
+            self._write_end.close()
+
+    def end(self, number):
+        """What comes of a signal: it raises."""
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
+
+    def _catch(self, number, _):
+        self._caught.append(number)
+        if self.interruptible and not self._busy:
+            self._end_if_caught()
+
+    def _end_if_caught(self):
+        if self._caught:
+            number = self._caught[0]
+            self._caught.clear()
+            self.end(number)
+
+    @contextlib.contextmanager
+    def _undisturbed(self):
+        """Signals that come while this lasts are acted upon afterwards."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+        self._end_if_caught()
 
     def start(self, name, argv, interactive=False):
         """Start a program; return its Program.
@@ -162,13 +196,15 @@ class Lab:
         interactive  it reads what Program.type() is given, else nothing
         """
         argv = [str(arg) for arg in argv]
-        try:
-            program = Program(name, argv, interactive)
-        except OSError as error:
-            raise LabError(f'cannot start {argv[0]}: {error.strerror}') \
-                from error
-        self._programs.append(program)
-        self._selector.register(program.output, selectors.EVENT_READ, program)
+        with self._undisturbed():
+            try:
+                program = Program(name, argv, interactive)
+            except OSError as error:
+                raise LabError(f'cannot start {argv[0]}: {error.strerror}') \
+                    from error
+            self._programs.append(program)
+            self._selector.register(program.output, selectors.EVENT_READ,
+                                    program)
         return program
 
     def named_memory(self):
@@ -209,8 +245,7 @@ class Lab:
         command  from server_command(restarts=True)
         seconds  how long it is away
         """
-        server.kill()
-        self.wait(lambda: server.ended, 'ivshmem-server to end')
+        self.kill(server)
         os.unlink(self.socket_path)     # SIGKILL has left it, in the way
         self.pause(seconds)
         return self.start_server(command)
@@ -229,6 +264,11 @@ class Lab:
                 raise LabError(f'{self.timeout:g} s are over, and still '
                                f'waiting for {what}')
             self._handle_events(left if tick is None else min(left, tick))
+
+    def kill(self, program):
+        """End it at once, as a power cut would."""
+        program.kill()
+        self.wait(lambda: program.ended, f'{program.name} to end')
 
     def wait_for_line(self, program, text):
         """Wait until the program prints a line with this text in it."""
@@ -253,18 +293,15 @@ class Lab:
         self.wait(lambda: time.monotonic() >= end, 'a pause to end', tick=0.1)
 
     def _handle_events(self, seconds):
-        for key, _ in self._selector.select(seconds):
-            if key.data is None:
-                self._wakeup.recv(64)       # self._caught has them
-                continue
-            for line in key.data.read():
-                self.show(key.data, line)
-            if key.data.ended:
-                self._selector.unregister(key.data.output)
-        if self._caught:
-            if self._caught[0] == signal.SIGINT:
-                raise KeyboardInterrupt
-            raise SystemExit(128 + self._caught[0])
+        with self._undisturbed():
+            for key, _ in self._selector.select(seconds):
+                if key.data is None:
+                    self._wakeup.recv(64)       # self._caught has them
+                    continue
+                for line in key.data.read():
+                    self.show(key.data, line)
+                if key.data.ended:
+                    self._selector.unregister(key.data.output)
 
 
 def socket_pair():

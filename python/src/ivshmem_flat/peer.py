@@ -24,6 +24,8 @@ import socket
 import struct
 import time
 
+from .words import words_of
+
 
 class ServerError(Exception):
     """The server did not keep to the protocol, or to the time."""
@@ -34,6 +36,8 @@ class Peer:
 
     id      our own, 0 to 65535
     memory  the shared memory, an mmap
+    words   the same as 32-bit words, each of which is loaded and stored in one
+            piece, and in order: see words.py
     peers   for each peer's id, the eventfds of its vectors; ours too
     gone    ids of peers of whom the server has said that they are gone
     server  False after the server's end; peers that are known stay known
@@ -48,7 +52,7 @@ class Peer:
         self.server = True
         self.peers = {}
         self.gone = set()
-        self.memory = None
+        self.memory = self.words = None
         self._fds = []          # what came with the message below
         self._message = b''     # one that is not complete yet
         self._socket = socket.socket(socket.AF_UNIX)
@@ -139,8 +143,13 @@ class Peer:
         while self.peers:
             _close(self.peers.popitem()[1])
         _close(self._fds)
+        if self.words is not None:
+            self.words.release()
         if self.memory is not None:
-            self.memory.close()
+            try:
+                self.memory.close()
+            except BufferError:
+                pass        # it goes with the last view of it that is in use
 
     def _readable(self, timeout):
         return _ready(self._socket, select.POLLIN, timeout)
@@ -209,6 +218,8 @@ class Peer:
                               f'{error}') from error
         finally:
             os.close(fd)
+        with memoryview(self.memory) as view:
+            self.words = words_of(view[:len(view) // 4 * 4])
 
 
 def _ready(file, event, timeout):

@@ -47,6 +47,9 @@ class OrderedWords:
         full_barrier()
         self._words[index] = value
 
+    def __len__(self):
+        return len(self._words)
+
     def release(self):
         self._words.release()
 
