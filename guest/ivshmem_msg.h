@@ -54,7 +54,8 @@
  *
  * All of the other side's words are suspect: read once, checked, and never
  * used to reach outside of the ring. The worst that a hostile peer can do is
- * to send bad messages, to make itself unheard, or to occupy slots.
+ * to send bad messages, to make itself unheard, or to occupy slots; who shares
+ * the memory can also take a slot from another one, who is told.
  *
  * What guards a message is the order of the stores, and that indices are
  * checked. Memory that is shared does not damage what it holds, so there is no
