@@ -28,6 +28,8 @@ STARTS ?= 200
 RESTARTS ?= 1000
 # where this QEMU is built; its programs are in $(BUILD)/bin
 BUILD = $(CURDIR)/build/$(if $(QEMU_SRC),own,$(QEMU))$(FLAVOUR:%=-%)
+# as the documentation calls the default one's
+EMULATOR = $(patsubst build/10.0/%,build/%,$(BUILD:$(CURDIR)/%=%)/bin)/qemu-system-arm
 # QEMU's source without the overlay, and the series for it
 PRISTINE = $(or $(QEMU_SRC),$(CURDIR)/build/$(QEMU)-pristine/src)
 SERIES = $(CURDIR)/build/patches/$(if $(QEMU_SRC),own,$(QEMU))
@@ -119,7 +121,7 @@ firmware: ## build the guest programs
 hello: ## build guest/hello for BOARD=lm3s6965evb, say how to start it
 	@tools/deps firmware
 	@$(MAKE) -C guest/hello BOARD='$(BOARD)' \
-		EMULATOR='$(patsubst $(CURDIR)/%,%,$(BUILD))/bin/qemu-system-arm' \
+		EMULATOR='$(EMULATOR)' \
 		start
 
 linux: ## build the Linux machine

@@ -8,6 +8,7 @@ gcc-arm-none-eabi.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import os
 import re
 import shlex
 import socket
@@ -19,6 +20,7 @@ import unittest
 from pathlib import Path
 
 from lab_case import BIN, ROOT, LabCase
+from ivshmem_flat.lab import listens
 from ivshmem_flat.peer import Peer
 
 MAKEFILE = ROOT / 'guest/hello/Makefile'
@@ -191,10 +193,14 @@ class Page(HelloCase):
             *'build/bin/ivshmem-server -F -S /tmp/ivshmem.sock'.split(),
             *command[4:]])
         self.start_server()
-        made = self.make('BOARD=lm3s6965evb', 'start')
-        self.assertEqual(
-            made.stdout.replace(str(BIN), 'build/bin')
-            .replace(f'{self.out}/', 'build/guest/'), machine)
+        environment = {key: value for key, value in os.environ.items()
+                       if key not in ('QEMU', 'QEMU_SRC', 'FLAVOUR', 'BUILD')}
+        made = subprocess.run(
+            [*make.split(), '-s', f'OUT={self.out}'], cwd=ROOT, check=True,
+            env=environment, stdin=subprocess.DEVNULL, text=True,
+            stdout=subprocess.PIPE, timeout=self.deadline)
+        self.assertEqual(made.stdout.replace(f'{self.out}/', 'build/guest/'),
+                         machine)
         firmware = self.start('lm3s6965evb')
         with Peer(self.lab.socket_path) as peer:
             words = peer.words
@@ -263,8 +269,10 @@ class Page(HelloCase):
             '-gdb', 'chardev:gdb'])
         with Peer(self.lab.socket_path) as peer, \
                 socket.socket(socket.AF_UNIX) as gdb:
-            self.lab.wait(lambda: peer.wait(0) or 1 - peer.id in peer.peers,
-                          'the machine', tick=0.01)
+            def is_there():
+                peer.update()
+                return 1 - peer.id in peer.peers and listens(path)
+            self.lab.wait(is_there, 'the machine', tick=0.01)
             gdb.settimeout(self.deadline)
             gdb.connect(path)
 
