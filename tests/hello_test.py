@@ -48,12 +48,13 @@ class HelloCase(LabCase):
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, timeout=self.deadline, check=False)
 
-    def start(self, board, *words, options=()):
+    def start(self, board, *words, options=(), **kwargs):
         made = self.make(f'BOARD={board}', *words, 'start')
         self.assertEqual((made.returncode, made.stderr), (0, ''))
         command = made.stdout.replace('\\\n', '').replace(
             '/tmp/ivshmem.sock', self.lab.socket_path)
-        return self.lab.start(board, [*shlex.split(command), *options])
+        return self.lab.start(board, [*shlex.split(command), *options],
+                              **kwargs)
 
     def wait_for(self, peer, machine, condition):
         def done():
@@ -186,7 +187,8 @@ class Page(HelloCase):
         self.assertFalse(machine.ended)
 
     def test_hello(self):
-        make, server, machine, program, output = self.blocks('## hello')
+        make, server, machine, monitor, program, output = \
+            self.blocks('## hello')
         self.assertEqual(make, 'make hello BOARD=lm3s6965evb\n')
         command = self.lab.server_command(BIN, '-l', '4M', '-n', '1')
         self.assertEqual(server.split(), [
@@ -201,19 +203,24 @@ class Page(HelloCase):
             stdout=subprocess.PIPE, timeout=self.deadline)
         self.assertEqual(made.stdout.replace(f'{self.out}/', 'build/guest/'),
                          machine)
-        firmware = self.start('lm3s6965evb')
-        with Peer(self.lab.socket_path) as peer:
-            words = peer.words
-            self.wait_for_firmware(firmware, words)
-            self.assertEqual(words[FIRMWARE] - 1 + peer.id, 1)
-            expected = output.replace('id 0', f'id {words[FIRMWARE] - 1}') \
-                .replace('have 1', 'have 2')
+        firmware = self.start('lm3s6965evb', interactive=True)
+        question, answer = monitor.splitlines()
+
+        def answered():
+            # until it is there, and there may be a peer of it
+            firmware.type(question.removeprefix('(qemu) ').encode() + b'\n')
+            return answer in firmware.lines or firmware.ended
+        self.lab.wait(answered, f'the monitor to say {answer}', tick=0.1)
+        self.assertFalse(firmware.ended)
         run = subprocess.run(
             [sys.executable, '-c', program.replace('/tmp/ivshmem.sock',
                                                    self.lab.socket_path)],
             cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, timeout=self.deadline, check=True)
-        self.assertEqual(run.stdout, expected)
+        self.assertEqual(run.stdout, output)
+        firmware.type(b'quit\n')
+        self.wait_for_end(firmware)
+        self.assertEqual(firmware.status, 0)
 
     def test_boards_of_hello(self):
         page = (ROOT / 'docs/system/devices/ivshmem-flat.rst').read_text()
