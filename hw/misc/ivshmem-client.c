@@ -293,7 +293,6 @@ static void ivshmem_client_greeting_failed(IvshmemClient *c)
 {
     if (c->peers.is_hidden) {
         ivshmem_peers_forget(&c->peers); /* of this very greeting */
-        c->peers.is_hidden = false;
     }
     c->phase = IVSHMEM_CLIENT_DISCONNECTED;
     timer_del(c->server_timer);

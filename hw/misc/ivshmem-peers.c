@@ -362,6 +362,7 @@ void ivshmem_peers_forget(IvshmemPeers *p)
             ivshmem_peers_remove(p, i);
         }
     }
+    p->is_hidden = false;
 }
 
 void ivshmem_peers_hide(IvshmemPeers *p)
@@ -401,7 +402,6 @@ void ivshmem_peers_init(IvshmemPeers *p, unsigned vectors, unsigned max_vectors,
     p->own = g_new0(IvshmemVector, vectors);
     p->others = g_new0(IvshmemPeer *, IVSHMEM_MAX_PEERS);
     p->kept = g_hash_table_new_full(NULL, NULL, NULL, g_free);
-    p->is_hidden = false;
     p->socket = -1;
 }
 

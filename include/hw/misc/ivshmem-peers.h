@@ -201,7 +201,7 @@ void ivshmem_peers_add_own(IvshmemPeers *p, uint16_t id, int fd);
 void ivshmem_peers_remove(IvshmemPeers *p, uint16_t id);
 
 /**
- * ivshmem_peers_forget: forget all peers and our own vectors
+ * ivshmem_peers_forget: forget all peers and our own vectors, hidden or not
  * @p: the table
  */
 void ivshmem_peers_forget(IvshmemPeers *p);
