@@ -1096,6 +1096,15 @@ static void test_doorbell_to_an_announced_peer(void)
     sync_with_client(r.f);
     g_assert_cmpint(rung(fd), ==, 1);
     g_assert_cmpint(peers->doorbells_sent, ==, 1);
+
+    /* The same if all of the message has come by the time that it is read. */
+    server_send_bytes(r.f, (uint8_t[3]) { 8 }, 3, 0, NULL);
+    ring(r.f, 8, 0);
+    server_send_bytes(r.f, (uint8_t[5]) {}, 5, 1, &fd);
+    ring(r.f, 8, 0);
+    sync_with_client(r.f);
+    g_assert_cmpint(rung(fd), ==, 1);
+    g_assert_cmpint(peers->doorbells_dropped, ==, 4);
     running_free(&r);
 }
 
@@ -1128,10 +1137,11 @@ static void test_doorbell_to_many(void)
     IvshmemPeers *peers = &r.f->client.peers;
     int fd = server_send_vector(r.f, 7);
 
+    ring(r.f, 7, MAX_PEER_VECTORS);     /* nobody has so many */
+    g_assert_cmpint(peers->doorbells_dropped, ==, 1);
     for (unsigned i = 0; i < IVSHMEM_MAX_KEPT + 10; i++) {
         ring(r.f, 100 + i, 0);
     }
-    ring(r.f, 7, MAX_PEER_VECTORS);     /* nobody has so many */
     g_assert_cmpint(peers->doorbells_dropped, ==, 11);
     for (unsigned i = 0; i < 1000; i++) {
         ring(r.f, PEER_ID, 0);
@@ -1370,16 +1380,46 @@ static void test_restart_with_a_bad_greeting(void)
     running_free(&r);
 }
 
+/* Peers that come before the memory wait for it, in both directions. */
+static void test_restart_with_the_memory_last(void)
+{
+    Running r = running_new_with(",reconnect-ms=1");
+    Fixture *f = r.f;
+    int sent;
+
+    ivshmem_peers_listen(&f->client.peers, 0);
+    server_comes_back(f);
+    server_send_id(f, 0);
+    server_send_id(f, OWN_ID);
+    r.peer = server_send_vector(f, PEER_ID);
+    r.own = server_send_vector(f, OWN_ID);
+    sync_with_client(f);
+    sent = f->client.peers.doorbells_sent;
+    ring(f, PEER_ID, 0);
+    ring(f, OWN_ID, 0);
+    g_assert_cmpint(f->client.peers.doorbells_sent, ==, sent);
+    ring_us(r.own);
+    main_loop_wait(true);
+    g_assert_cmpint(f->interrupts[0], ==, 0);
+    server_send_fd(f, -1, f->shm);
+    WAIT_UNTIL(f->interrupts[0] == 1);
+    running_check(&r);
+    finish(f);
+}
+
 static void test_restart_with_silence(void)
 {
     Running r = running_new_with(",reconnect-ms=1");
     Fixture *f = r.f;
+    int64_t start = g_get_monotonic_time();
 
-    f->client.greeting_ms = SHORT_MS;
+    f->client.greeting_ms = SHORT_MS * 3 / 2; /* not that of another timer */
     server_comes_back(f);
     server_send_id(f, 0);
     WAIT_UNTIL(reported(f, "device: chardev 'ivshmem': server sent 8 bytes in "
                         "1 s, expected the own id"));
+    g_assert_cmpint(g_get_monotonic_time() - start, >=,
+                    f->client.greeting_ms * 1000);
     server_comes_back(f);
     server_greet(f, OWN_ID);
     r.peer = server_send_vector(f, PEER_ID);
@@ -1495,6 +1535,7 @@ static const struct {
     { "server/gone-at-start", test_server_gone_at_start },
     { "restart/twenty-times", test_restart },
     { "restart/bad-greeting", test_restart_with_a_bad_greeting },
+    { "restart/memory-last", test_restart_with_the_memory_last },
     { "restart/silence", test_restart_with_silence },
     { "restart/at-start", test_restart_at_start },
     { "restart/of-the-client", test_restart_of_the_client },
