@@ -589,7 +589,7 @@ static void test_greeting_memory_kind(void)
     static const char any[] =
         "as shared memory, expected a regular file";
     g_autofree char *path = NULL;
-    int fds[7], i, shm = new_shm(qemu_real_host_page_size());
+    int fds[8], i, shm = new_shm(qemu_real_host_page_size());
 
     g_assert_cmpint(pipe(fds), ==, 0);
     fds[2] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -598,6 +598,7 @@ static void test_greeting_memory_kind(void)
     fds[5] = eventfd(0, EFD_CLOEXEC);
     path = g_strdup_printf("/proc/self/fd/%d", shm);
     fds[6] = open(path, O_RDONLY | O_CLOEXEC);
+    fds[7] = open(path, O_WRONLY | O_CLOEXEC);
     for (i = 0; i < ARRAY_SIZE(fds); i++) {
         static const char *const kinds[] = {
             "a pipe", "a pipe", "a socket", "a directory", "a character device",
