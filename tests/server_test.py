@@ -19,8 +19,8 @@ import unittest
 from pathlib import Path
 
 from lab_case import BIN, ROOT, LabCase
-from ivshmem_lab import LabError
-from ivshmem_peer import Peer
+from ivshmem_flat.lab import LabError
+from ivshmem_flat.peer import Peer
 
 SERVER = BIN / 'ivshmem-server'
 NOTICE = '*** Example code, do not use in production ***'
