@@ -33,15 +33,13 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/visitor.h"
-#include "hw/arm/armv7m.h"
-#include "hw/core/cpu.h"
 #include "hw/core/irq.h"
 #include "hw/core/platform-bus.h"
 #include "hw/core/qdev-properties.h"
 #include "hw/core/qdev-properties-system.h"
 #include "hw/core/registerfields.h"
 #include "hw/misc/ivshmem-flat.h"
-#include "hw/misc/unimp.h"
+#include "hw/misc/ivshmem-flat-board.h"
 #include "migration/blocker.h"
 #include "migration/misc.h"
 #include "migration/vmstate.h"
@@ -89,64 +87,6 @@ static void ivshmem_flat_interrupt(void *opaque, unsigned vector)
     }
 }
 
-/* What drives an input, but for one device */
-typedef struct IvshmemFlatDriver {
-    DeviceState *except;
-    qemu_irq input;
-    char *name;             /* found: the output, and of what */
-} IvshmemFlatDriver;
-
-static int ivshmem_flat_find_driver(Object *obj, void *opaque)
-{
-    IvshmemFlatDriver *driver = opaque;
-    DeviceState *dev = (DeviceState *)object_dynamic_cast(obj, TYPE_DEVICE);
-    NamedGPIOList *outputs;
-
-    /* a platform bus hands its wires on to its devices, and drives nothing */
-    if (!dev || dev == driver->except ||
-        object_dynamic_cast(obj, TYPE_PLATFORM_BUS_DEVICE)) {
-        return 0;
-    }
-    QLIST_FOREACH(outputs, &dev->gpios, node) {
-        for (int i = 0; i < outputs->num_out; i++) {
-            if (qdev_get_gpio_out_connector(dev, outputs->name, i) ==
-                driver->input) {
-                g_autofree char *path = object_get_canonical_path(obj);
-
-                driver->name = g_strdup_printf(
-                    "%s[%d] of %s", outputs->name ?: "unnamed-gpio-out", i,
-                    path);
-                return 1;
-            }
-        }
-    }
-    return 0;
-}
-
-/* A board may wire an output in ways that leave no link: it is not found. */
-static void ivshmem_flat_check_input(IvshmemFlat *s, unsigned vector)
-{
-    DeviceState *dev = DEVICE(s);
-    IvshmemFlatDriver driver = {
-        .except = dev,
-        .input = qdev_get_gpio_out_connector(dev, SYSBUS_DEVICE_GPIO_IRQ,
-                                             vector),
-    };
-
-    object_child_foreach_recursive(object_get_root(), ivshmem_flat_find_driver,
-                                   &driver);
-    if (driver.name) {
-        g_autofree char *path = object_get_canonical_path(OBJECT(s));
-        g_autofree char *input =
-            object_get_canonical_path(OBJECT(driver.input));
-
-        warn_report("ivshmem-flat %s: the interrupt input of vector %u, %s, is "
-                    "driven by %s, too: expected one that no other device "
-                    "drives", path, vector, input, driver.name);
-        g_free(driver.name);
-    }
-}
-
 /* An output without a wire is off. */
 static void ivshmem_flat_machine_done(Notifier *notifier, void *data)
 {
@@ -157,7 +97,7 @@ static void ivshmem_flat_machine_done(Notifier *notifier, void *data)
     for (unsigned i = 0; i < s->vectors; i++) {
         if (sysbus_is_irq_connected(SYS_BUS_DEVICE(s), i)) {
             s->any_wired = true;
-            ivshmem_flat_check_input(s, i);
+            ivshmem_flat_board_check_input(DEVICE(s), i);
             ivshmem_peers_listen(&s->client.peers, i);
         } else {
             g_string_append_printf(off, "%s%u", off->len ? ", " : "", i);
@@ -281,100 +221,6 @@ static void ivshmem_flat_reset_hold(Object *obj, ResetType type)
 
 /* Places on the bus */
 
-/* A placeholder, or this device, which stays mapped when it is unrealized. */
-static bool ivshmem_flat_may_cover(IvshmemFlat *s, MemoryRegion *mr)
-{
-    Object *owner = memory_region_owner(mr);
-
-    return owner == OBJECT(s) ||
-           object_dynamic_cast(owner, TYPE_UNIMPLEMENTED_DEVICE);
-}
-
-/* The first section in the way, with a reference to its mr; or with none. */
-static MemoryRegionSection
-ivshmem_flat_find_obstacle(IvshmemFlat *s, AddressSpace *as, hwaddr addr,
-                           hwaddr end)
-{
-    while (addr < end) {
-        MemoryRegionSection found = memory_region_find(as->root, addr,
-                                                       end - addr);
-
-        if (!found.mr || !ivshmem_flat_may_cover(s, found.mr)) {
-            return found;
-        }
-        memory_region_unref(found.mr);
-        addr = found.offset_within_address_space + int128_get64(found.size);
-    }
-    return (MemoryRegionSection) {};
-}
-
-static bool ivshmem_flat_check_free(IvshmemFlat *s, AddressSpace *as,
-                                    const char *property, hwaddr addr,
-                                    uint64_t size, Error **errp)
-{
-    MemoryRegionSection found = ivshmem_flat_find_obstacle(s, as, addr,
-                                                           addr + size);
-    hwaddr start = found.offset_within_address_space;
-    g_autofree char *path = NULL;
-    Object *owner;
-
-    if (!found.mr) {
-        return true;
-    }
-    owner = memory_region_owner(found.mr);
-    path = owner ? object_get_canonical_path(owner) : NULL;
-    error_setg(errp, "%s: 0x%" HWADDR_PRIx "-0x%" HWADDR_PRIx
-               " is not free, '%s'%s%s has 0x%" HWADDR_PRIx "-0x%"
-               HWADDR_PRIx, property, addr, addr + size - 1,
-               memory_region_name(found.mr), path ? " of " : "", path ?: "",
-               start, start + int128_get64(found.size) - 1);
-    memory_region_unref(found.mr);
-    return false;
-}
-
-/* Up to where a CPU addresses memory, as far as that can be told. */
-static hwaddr ivshmem_flat_last_address(CPUState *cpu)
-{
-    /* Arm's CPUs with an MPU in place of an MMU, and those without either */
-    bool has_32_bits = object_property_find(OBJECT(cpu), "has-mpu") ||
-                       object_dynamic_cast(OBJECT(cpu)->parent, TYPE_ARMV7M);
-
-    return has_32_bits ? UINT32_MAX : UINT64_MAX;
-}
-
-/* Check that the range exists, and that no CPU sees anything there. */
-static bool ivshmem_flat_check_range(IvshmemFlat *s, const char *property,
-                                     hwaddr addr, uint64_t size, Error **errp)
-{
-    CPUState *cpu;
-
-    if (addr > UINT64_MAX - size) {
-        error_setg(errp, "%s: 0x%" HWADDR_PRIx " leaves no room for 0x%" PRIx64
-                   " bytes", property, addr, size);
-        return false;
-    }
-    CPU_FOREACH(cpu) {
-        hwaddr last = ivshmem_flat_last_address(cpu);
-
-        if (addr + size - 1 > last) {
-            error_setg(errp, "%s: 0x%" HWADDR_PRIx "-0x%" HWADDR_PRIx
-                       " is not what the machine's CPUs address, expected "
-                       "no more than 0x%" HWADDR_PRIx, property, addr,
-                       addr + size - 1, last);
-            return false;
-        }
-        for (int i = 0; i <= IVSHMEM_FLAT_LAST_AS(cpu); i++) {
-            AddressSpace *as = cpu_get_address_space(cpu, i);
-
-            if (as && !ivshmem_flat_check_free(s, as, property, addr, size,
-                                               errp)) {
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
 static bool ivshmem_flat_has_address(IvshmemFlat *s)
 {
     return s->bus_address_iomem != UINT64_MAX;
@@ -390,10 +236,10 @@ static bool ivshmem_flat_check_places(IvshmemFlat *s, uint64_t shmem_size,
     if (!ivshmem_flat_has_address(s) || s->memory) { /* or: we are there */
         return true;
     }
-    if (!ivshmem_flat_check_range(s, "x-bus-address-iomem", iomem, IOMEM_SIZE,
-                                  errp) ||
-        !ivshmem_flat_check_range(s, "x-bus-address-shmem", shmem, shmem_size,
-                                  errp)) {
+    if (!ivshmem_flat_board_check_range(DEVICE(s), "x-bus-address-iomem",
+                                        iomem, IOMEM_SIZE, errp) ||
+        !ivshmem_flat_board_check_range(DEVICE(s), "x-bus-address-shmem",
+                                        shmem, shmem_size, errp)) {
         return false;
     }
     if (iomem < shmem + shmem_size && shmem < iomem + IOMEM_SIZE) {
