@@ -434,7 +434,7 @@ static void running_check(Running *r)
 /* The server has said something that makes no greeting. */
 static void check_refused(Fixture *f, const char *expected)
 {
-    g_autoptr(Error) err = NULL;
+    Error *err = NULL;
 
     g_assert_false(ivshmem_client_connect(&f->client, 1,
                                           iohandler_get_aio_context(), &err));
@@ -442,6 +442,7 @@ static void check_refused(Fixture *f, const char *expected)
     if (!strstr(error_get_pretty(err), expected)) {
         g_assert_cmpstr(error_get_pretty(err), ==, expected);
     }
+    error_free(err);
     g_assert_cmpint(f->client.phase, ==, IVSHMEM_CLIENT_DISCONNECTED);
     fixture_free(f);
 }
@@ -753,7 +754,7 @@ static void test_greeting_without_vectors(void)
 static void check_chardev(Chardev *chr, const char *expected)
 {
     IvshmemClient client = {};
-    g_autoptr(Error) err = NULL;
+    Error *err = NULL;
 
     ivshmem_client_init(&client, &ops, NULL);
     if (chr) {
@@ -762,6 +763,7 @@ static void check_chardev(Chardev *chr, const char *expected)
     g_assert_false(ivshmem_client_connect(&client, 1,
                                           iohandler_get_aio_context(), &err));
     g_assert_cmpstr(error_get_pretty(err), ==, expected);
+    error_free(err);
     qemu_chr_fe_deinit(&client.chr, false);
     if (chr) {
         object_unparent(OBJECT(chr));

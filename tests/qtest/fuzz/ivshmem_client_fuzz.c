@@ -106,11 +106,11 @@ static void check(Run *r)
 
 static bool client_connect(ClientRun *c)
 {
-    g_autoptr(Error) err = NULL;
     Run *r = &c->run;
     AioContext *ctx = r->in_iothread ?
                       iothread_get_aio_context(ivfuzz_iothread) :
                       iohandler_get_aio_context();
+    Error *err = NULL;
     bool expected;
 
     /*
@@ -135,6 +135,7 @@ static bool client_connect(ClientRun *c)
           expected ? "success" : "failure");
     CHECK(!err || !strchr(error_get_pretty(err), '\n'),
           "an error of two lines");
+    error_free(err);
     return r->is_started;
 }
 

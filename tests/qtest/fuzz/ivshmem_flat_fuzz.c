@@ -326,8 +326,8 @@ static bool set_properties(Run *r)
 
 static bool realize(Run *r, bool properties_ok)
 {
-    g_autoptr(Error) err = NULL;
     Outcome expected = SUCCESS;
+    Error *err = NULL;
     bool ok;
 
     /*
@@ -358,6 +358,7 @@ static bool realize(Run *r, bool properties_ok)
           ok ? "failure" : "success");
     r->is_started = ok;
     CHECK(ok || !strchr(error_get_pretty(err), '\n'), "an error of two lines");
+    error_free(err);
     return ok;
 }
 
