@@ -11,6 +11,7 @@
 #include "qemu/config-file.h"
 #include "qemu/main-loop.h"
 #include "qemu/option.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "io/channel-socket.h"
 #include "ivshmem_fuzz.h"

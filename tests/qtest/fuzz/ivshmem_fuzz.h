@@ -25,8 +25,6 @@
 #define TESTS_QTEST_FUZZ_IVSHMEM_FUZZ_H
 
 #include "qemu/error-report.h"
-#include "qemu/units.h"
-#include "qapi/qapi-types-common.h"
 #include "chardev/char-socket.h"
 #include "system/iothread.h"
 #include "tests/qtest/libqtest.h"
