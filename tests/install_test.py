@@ -10,6 +10,7 @@ unless it is set. What FLAVOUR=full has beside, only build/10.0-full can show.
 
 import os
 import subprocess
+import sys
 import tempfile
 import unittest
 from pathlib import Path
@@ -103,6 +104,16 @@ class Install(LabCase):
         self.check_refused(self.run_tool('install', build='/none'),
                            'qemu-system-arm is missing')
         self.assertEqual(os.listdir(self.destdir), [])
+
+    def test_python_finds_its_package(self):
+        self.install()
+        run = subprocess.run(
+            [sys.executable, '-c', 'import ivshmem_flat.messages, '
+             'ivshmem_flat.icmsg; print(ivshmem_flat.__file__)'],
+            cwd=self.destdir, stdout=subprocess.PIPE, text=True, check=True,
+            env={'PYTHONPATH':
+                 str(self.prefix / 'share/ivshmem-flat/python')})
+        self.assertTrue(run.stdout.startswith(str(self.prefix)), run.stdout)
 
     def test_headers_are_complete(self):
         """They compile from there, with what is in guest/ there."""
