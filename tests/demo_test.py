@@ -306,8 +306,8 @@ class Firmware(LabTest):
     def start_machine(self, name, append, board='mps2-an385', options=(),
                       **kwargs):
         return self.lab.start(name, [
-            *cortex_m(BIN / 'qemu-system-arm', self.lab.socket_path, board,
-                      append, **kwargs), *options])
+            *cortex_m(BIN / 'qemu-system-arm', self.lab.socket_path, FIRMWARE,
+                      board, append, **kwargs), *options])
 
     def assert_passed(self, *machines):
         for machine in machines:

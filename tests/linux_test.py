@@ -236,7 +236,7 @@ class Virt(LinuxTest):
     def test_rpmsg(self):
         """Linux is the host."""
         machine = self.lab.start('linux', linux_flat(
-            BIN / 'qemu-system-aarch64', self.lab.socket_path,
+            BIN / 'qemu-system-aarch64', self.lab.socket_path, LINUX,
             'rpmsg 1 host messages=500 address=0x70000000'))
         self.lab.wait_for_line(machine, 'id 0 is there for peer 1')
         self.lab.start('cortex-m', cortex_m(
