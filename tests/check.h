@@ -9,6 +9,8 @@
 #ifndef CHECK_H
 #define CHECK_H
 
+#include <errno.h>
+#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -66,6 +68,23 @@ static inline uint32_t next_random(uint32_t *x)
 
 /* How long a test waits for what should happen, under load */
 #define DEADLINE_MS 60000
+
+/* Sleep until a doorbell rings, an eventfd; one that is lost is a failure. */
+static inline void sleep_until_rung(int eventfd)
+{
+    struct pollfd fd = { .fd = eventfd, .events = POLLIN };
+    uint64_t count;
+    int n;
+
+    do {
+        n = poll(&fd, 1, DEADLINE_MS);
+    } while (n < 0 && errno == EINTR);
+    if (n == 0) {
+        fprintf(stderr, "no doorbell for %d ms\n", DEADLINE_MS);
+        _exit(1);
+    }
+    CHECK_EQUAL(read(eventfd, &count, sizeof(count)), 8);
+}
 
 /*
  * Run the test of this name, or name them all if there is none; the result is

@@ -14,7 +14,6 @@
 
 #define _GNU_SOURCE
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -691,22 +690,6 @@ static void ring(struct bench *b, int side)
     CHECK_EQUAL(write(b->doorbell[side], &one, sizeof(one)), 8);
 }
 
-static void sleep_until_rung(struct bench *b, int side)
-{
-    struct pollfd fd = { .fd = b->doorbell[side], .events = POLLIN };
-    uint64_t count;
-    int n;
-
-    do {
-        n = poll(&fd, 1, DEADLINE_MS);
-    } while (n < 0 && errno == EINTR);
-    if (n == 0) {
-        fprintf(stderr, "side %d: no doorbell for %d ms\n", side, DEADLINE_MS);
-        _exit(1);
-    }
-    CHECK_EQUAL(read(b->doorbell[side], &count, sizeof(count)), 8);
-}
-
 static void *run_talk(void *opaque)
 {
     struct talker *t = opaque;
@@ -724,7 +707,7 @@ static void *run_talk(void *opaque)
             ring(t->bench, !t->side);
         }
         if (!over && talk->idle) {
-            sleep_until_rung(t->bench, t->side);
+            sleep_until_rung(t->bench->doorbell[t->side]);
         } else {
             sched_yield();
         }

@@ -16,7 +16,6 @@
 
 #define _GNU_SOURCE
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -96,23 +95,6 @@ static void ring_due(struct bench *b, struct ivshmem_msg *msg)
             CHECK_EQUAL(write(b->doorbell[id], &one, sizeof(one)), 8);
         }
     }
-}
-
-/* Sleep until the own doorbell rings. */
-static void sleep_until_rung(struct bench *b, uint32_t id)
-{
-    struct pollfd fd = { .fd = b->doorbell[id], .events = POLLIN };
-    uint64_t count;
-    int n;
-
-    do {
-        n = poll(&fd, 1, DEADLINE_MS);
-    } while (n < 0 && errno == EINTR);
-    if (n == 0) {
-        fprintf(stderr, "id %u: no doorbell for %d ms\n", id, DEADLINE_MS);
-        _exit(1);
-    }
-    CHECK_EQUAL(read(b->doorbell[id], &count, sizeof(count)), 8);
 }
 
 static void open_msg(struct bench *b, struct ivshmem_msg *msg, unsigned slots,
@@ -1417,7 +1399,7 @@ static void *talk(void *opaque)
 
             if (!t->on_demand || !linked ||
                 !ivshmem_msg_want_doorbell(&msg, slot, true)) {
-                sleep_until_rung(t->bench, t->id);
+                sleep_until_rung(t->bench->doorbell[t->id]);
             }
             if (t->on_demand && linked) {
                 ivshmem_msg_want_doorbell(&msg, slot, false);
@@ -1540,7 +1522,7 @@ static void send_for_ever(struct bench *b, uint32_t id)
         }
         ring_due(b, &msg);
         if (result) {
-            sleep_until_rung(b, id);
+            sleep_until_rung(b->doorbell[id]);
         }
     }
 }
@@ -1592,7 +1574,7 @@ TEST(peer_is_killed_and_comes_back)
                   result == IVSHMEM_MSG_NO_LINK);
             ring_due(b, &msg);
             if (sequence <= enough) {
-                sleep_until_rung(b, 0);
+                sleep_until_rung(b->doorbell[0]);
             }
         }
         CHECK_EQUAL(kill(pid, SIGKILL), 0);
@@ -1876,7 +1858,7 @@ static void *take_part(void *opaque)
         over = exchange_step(&x);
         ring_due(t->bench, &msg);
         if (!over && x.idle) {
-            sleep_until_rung(t->bench, t->id);
+            sleep_until_rung(t->bench->doorbell[t->id]);
         }
     } while (!over);
     ivshmem_msg_close(&msg);
@@ -1924,7 +1906,7 @@ static void *say_hello(void *opaque)
         if (msg.peer[slot].state == IVSHMEM_MSG_LINKED) {
             return NULL;
         }
-        sleep_until_rung(t->bench, t->id);
+        sleep_until_rung(t->bench->doorbell[t->id]);
     }
 }
 

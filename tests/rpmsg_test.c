@@ -14,8 +14,6 @@
  */
 
 #define _GNU_SOURCE
-#include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -782,22 +780,6 @@ struct talker {
     int side;
 };
 
-static void sleep_until_rung(struct bench *b, int side)
-{
-    struct pollfd fd = { .fd = b->doorbell[side], .events = POLLIN };
-    uint64_t count;
-    int n;
-
-    do {
-        n = poll(&fd, 1, DEADLINE_MS);
-    } while (n < 0 && errno == EINTR);
-    if (n == 0) {
-        fprintf(stderr, "side %d: no doorbell for %d ms\n", side, DEADLINE_MS);
-        _exit(1);
-    }
-    CHECK_EQUAL(read(b->doorbell[side], &count, sizeof(count)), 8);
-}
-
 static void *run_talker(void *opaque)
 {
     const struct talker *t = opaque;
@@ -831,7 +813,7 @@ static void *run_talker(void *opaque)
         if (mine && ivshmem_rpmsg_bound(rpmsg, 0)) {
             sched_yield();          /* no buffer: nobody rings for that */
         } else if (sent < MESSAGES || received < MESSAGES) {
-            sleep_until_rung(b, t->side);
+            sleep_until_rung(b->doorbell[t->side]);
         }
     }
     return NULL;
