@@ -67,11 +67,13 @@
 #define SHMEM_SIZE 0x2000
 
 #define DT_NUM_IRQS(node) CAT(node, _irqs)
-#define DT_INST_IRQN_BY_IDX(inst, n) (DT_PROP(DT_DRV_INST(inst), irq) + (n))
+#ifndef ZEPHYR_3_5
+#define DT_INST_IRQN_BY_IDX(inst, n) DT_INST_IRQ_BY_IDX(inst, n, irq)
+#endif
 #define DT_INST_IRQ_BY_IDX(inst, n, cell) CAT(CELL_, cell)(inst, n)
 #define DT_INST_IRQ_BY_NAME(inst, name, cell) \
     CAT(CELL_, cell)(inst, CAT(name, _index))
-#define CELL_irq(inst, n) DT_INST_IRQN_BY_IDX(inst, n)
+#define CELL_irq(inst, n) (DT_PROP(DT_DRV_INST(inst), irq) + (n))
 #define CELL_priority(inst, n) (3 + (n))
 #define CELL_flags(inst, n) 7
 #define DT_INST_IRQ_HAS_CELL_AT_IDX(inst, n, cell) CAT(HAS_FLAGS_, inst)
@@ -201,24 +203,27 @@ struct ivshmem_driver_api {
 #define ivshmem_register_handler(dev, signal, vector) \
     IVSHMEM_API(dev)->register_handler(dev, signal, vector)
 
+#ifndef ZEPHYR_3_5
 typedef uint32_t mbox_channel_id_t;
+#define MBOX_DT_SPEC_GET(node, name) /* an application's business */
+#endif
 
 struct mbox_msg {
     const void *data;
     size_t size;
 };
 
-typedef void (*mbox_callback_t)(const struct device *dev, mbox_channel_id_t id,
+typedef void (*mbox_callback_t)(const struct device *dev, uint32_t id,
                                 void *user_data, struct mbox_msg *msg);
 
 struct mbox_driver_api {
-    int (*send)(const struct device *dev, mbox_channel_id_t id,
+    int (*send)(const struct device *dev, uint32_t id,
                 const struct mbox_msg *msg);
-    int (*register_callback)(const struct device *dev, mbox_channel_id_t id,
+    int (*register_callback)(const struct device *dev, uint32_t id,
                              mbox_callback_t callback, void *user_data);
     int (*mtu_get)(const struct device *dev);
     uint32_t (*max_channels_get)(const struct device *dev);
-    int (*set_enabled)(const struct device *dev, mbox_channel_id_t id,
+    int (*set_enabled)(const struct device *dev, uint32_t id,
                        bool enabled);
 };
 

@@ -170,7 +170,7 @@ static void on_vector(const struct device *dev, uint16_t vector,
     add_log("vector %u %s;", vector, (const char *)user_data);
 }
 
-static void on_channel(const struct device *dev, mbox_channel_id_t id,
+static void on_channel(const struct device *dev, uint32_t id,
                        void *user_data, struct mbox_msg *msg)
 {
     CHECK_EQUAL(locks_held, 0);

@@ -86,6 +86,11 @@ class Mmu(Drivers):
              '-DCONFIG_IVSHMEM_FLAT_USER_SHMEM=1']
 
 
+class Old(Drivers):
+    """The same with what Zephyr 3.5 lacks."""
+    flags = ['-DZEPHYR_3_5']
+
+
 def add_test(cls, name):
     def test(self):
         status, output = run([self.program, name])
@@ -94,7 +99,7 @@ def add_test(cls, name):
 
 
 for test_name in NAMES:
-    for variant in (Drivers, BigEndian, Mmu):
+    for variant in (Drivers, BigEndian, Mmu, Old):
         add_test(variant, test_name)
 
 

@@ -35,6 +35,11 @@
 #define DEVICE_API(class, name) const struct class##_driver_api name
 #endif
 
+/* Before Zephyr 3.6, the number in the devicetree is the one to connect. */
+#ifndef DT_INST_IRQN_BY_IDX
+#define DT_INST_IRQN_BY_IDX(inst, n) DT_INST_IRQ_BY_IDX(inst, n, irq)
+#endif
+
 #define DEV_CFG(dev)  ((const struct ivshmem_flat_config *)(dev)->config)
 #define DEV_DATA(dev) ((struct ivshmem_flat_data *)(dev)->data)
 

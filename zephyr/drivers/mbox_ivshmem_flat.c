@@ -28,6 +28,11 @@
 #define DEVICE_API(class, name) const struct class##_driver_api name
 #endif
 
+/* Zephyr has got this type together with mbox_dt_spec, after 3.5. */
+#ifndef MBOX_DT_SPEC_GET
+typedef uint32_t mbox_channel_id_t;
+#endif
+
 BUILD_ASSERT(CONFIG_IVSHMEM_FLAT_INIT_PRIORITY < CONFIG_MBOX_INIT_PRIORITY,
 	     "mailboxes come up after the device that they are on");
 
