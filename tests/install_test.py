@@ -147,6 +147,16 @@ class Install(LabCase):
             self.skipTest(f'{FULL} is not built; make install builds it')
         self.install(FULL)
 
+    def test_full_has_the_manual(self):
+        self.need_full()
+        manual = self.prefix / 'share/doc/ivshmem-flat/manual'
+        self.assertTrue((manual / 'index.html').exists())
+        for page in 'system/devices/ivshmem-flat', 'specs/ivshmem-spec':
+            text = (manual / f'{page}.html').read_text().lower()
+            self.assertTrue('doorbell' in text, page)
+        self.assertEqual(self.run_tool('uninstall').returncode, 0)
+        self.assertFalse(self.prefix.exists())
+
     def test_full_has_user_network(self):
         self.need_full()
         self.start('-nic', 'user')
