@@ -161,15 +161,15 @@ class Demo(LabTest):
         demo = self.start('--variant', 'vectors')
         self.assert_passed(demo)
         for machine in 'AB':
-            for vector, input, taken in ((0, 16, '[1-9][0-9]*'),
-                                         (1, 17, '[1-9]'), (2, 25, '0'),
-                                         (3, 26, '0')):
+            for vector, input, taken in ((0, 25, '[1-9][0-9]*'),
+                                         (1, 26, '[1-9]'), (2, 27, '0'),
+                                         (3, 28, '0')):
                 self.assertRegex('\n'.join(demo.lines), re.compile(
                     fr'^{machine} \| vector {vector}: [0-9]+ doorbells rung, '
                     fr'{taken} interrupts on input {input}$', re.M))
 
     def test_interrupts_on_a_wrong_input_are_a_failure(self):
-        # 500 interrupts on input 17
+        # 500 interrupts on input 26
         demo = self.start_wrapped(
             '"$qemu" "$@" | '
             'sed -u "s/^\\(vector 1: .* rung, \\)[0-9]*/\\1500/"',

@@ -262,7 +262,7 @@ class Page(HelloCase):
         compiled = subprocess.run(
             ['arm-none-eabi-gcc', '-mcpu=cortex-m3', '-mthumb', '-std=gnu11',
              '-Wall', '-Wextra', '-Werror', '-ffreestanding', '-I', guest,
-             '-I', guest / 'cortex-m', '-DBOARD_IVSHMEM_INPUT=16', '-c',
+             '-I', guest / 'cortex-m', '-DBOARD_IVSHMEM_INPUT=25', '-c',
              self.out / 'main.c', '-o', self.out / 'main.o'], text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         self.assertEqual((compiled.returncode, compiled.stdout), (0, ''))

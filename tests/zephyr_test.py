@@ -376,18 +376,6 @@ class Boards(unittest.TestCase):
                 self.assertLess(max(inputs), count)
                 self.assertFalse({*inputs} & used)
 
-    def test_machine_with_the_device_on_board(self):
-        machine = (ROOT / 'hw/arm/mps2-ivshmem.c').read_text()
-        inputs, = re.findall(r'ivshmem_nvic_inputs\[\] = \{ (.*) \};', machine)
-        places = re.findall(r'#define IVSHMEM_(?:IO|SH)MEM 0x(\w+)', machine)
-        board = 'boards/mps2_an385.overlay'
-        text = (MODULE / 'snippets/ivshmem-flat-on-board' / board).read_text()
-        self.assertEqual(re.findall(r'<(\d+) \d+>', text), inputs.split(', '))
-        self.assertEqual(re.findall(r'<0x([0-9a-f]+) ', self.overlay(
-            'mps2_an385.overlay'))[:1] + re.findall(
-                r'0x(\w+) IVSHMEM', self.overlay('mps2_an385.overlay'))[:1],
-                         places)
-
     def test_platform_bus(self):
         for name, base in self.PLATFORM_BUS.items():
             with self.subTest(name):

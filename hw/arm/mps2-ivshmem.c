@@ -7,12 +7,9 @@
  */
 
 /*
- * Each machine is QEMU's own mps2-* with an ivshmem-flat device at a place
- * that is free on all of them:
- *
- *  0x50000000..0x500000ff      : registers (Device memory on ARMv7-M)
- *  0x70000000..                : shared memory (Normal memory on ARMv7-M)
- *  NVIC inputs 16, 17, 25, 26  : vectors 0 to 3
+ * Each machine is QEMU's own mps2-* with an ivshmem-flat device where that
+ * places the first one that a user plugs, with four vectors. So hw/arm/mps2.c
+ * has the addresses and the NVIC's inputs.
  *
  * The machine option ivshmem-chardev=ID names the chardev that connects to
  * the ivshmem server. Without it the machine is the board without the device.
@@ -25,12 +22,8 @@
 #include "hw/core/boards.h"
 #include "hw/core/qdev-properties.h"
 #include "hw/misc/ivshmem-flat.h"
+#include "hw/misc/ivshmem-flat-plug.h"
 #include "qom/object.h"
-
-#define IVSHMEM_IOMEM 0x50000000
-#define IVSHMEM_SHMEM 0x70000000
-
-static const int ivshmem_nvic_inputs[] = { 16, 17, 25, 26 };
 
 /*
  * The state of QEMU's mps2 machines is private to their file, so a child
@@ -94,7 +87,6 @@ static void mps2_ivshmem_init(MachineState *machine)
     g_autofree char *iothread = object_property_get_str(obj, "iothread",
                                                         &error_abort);
     DeviceState *dev = DEVICE(obj);
-    DeviceState *armv7m;
 
     MACHINE_CLASS(parent)->init(machine);
     if (!*chardev) {
@@ -106,14 +98,7 @@ static void mps2_ivshmem_init(MachineState *machine)
         object_unparent(obj);
         return;
     }
-    armv7m = DEVICE(object_resolve_path_component(OBJECT(machine), "armv7m"));
-    qdev_prop_set_uint64(dev, "x-bus-address-iomem", IVSHMEM_IOMEM);
-    qdev_prop_set_uint64(dev, "x-bus-address-shmem", IVSHMEM_SHMEM);
-    qdev_prop_set_uint32(dev, "vectors", ARRAY_SIZE(ivshmem_nvic_inputs));
-    for (unsigned i = 0; i < ARRAY_SIZE(ivshmem_nvic_inputs); i++) {
-        sysbus_connect_irq(SYS_BUS_DEVICE(dev), i,
-                           qdev_get_gpio_in(armv7m, ivshmem_nvic_inputs[i]));
-    }
+    qdev_prop_set_uint32(dev, "vectors", IVSHMEM_FLAT_PLUG_INPUTS);
     sysbus_realize(SYS_BUS_DEVICE(dev), &error_fatal);
 }
 

@@ -34,7 +34,6 @@
 #include "qapi/error.h"
 #include "qapi/visitor.h"
 #include "hw/core/irq.h"
-#include "hw/core/platform-bus.h"
 #include "hw/core/qdev-properties.h"
 #include "hw/core/qdev-properties-system.h"
 #include "hw/core/registerfields.h"
@@ -91,12 +90,20 @@ static void ivshmem_flat_interrupt(void *opaque, unsigned vector)
 static void ivshmem_flat_machine_done(Notifier *notifier, void *data)
 {
     IvshmemFlat *s = container_of(notifier, IvshmemFlat, machine_done);
+    SysBusDevice *sbd = SYS_BUS_DEVICE(s);
     g_autofree char *path = object_get_canonical_path(OBJECT(s));
     g_autoptr(GString) off = g_string_new(NULL);
 
+    trace_ivshmem_flat_place(path, sbd->mmio[0].addr, sbd->mmio[1].addr,
+                             memory_region_size(&s->shmem));
     for (unsigned i = 0; i < s->vectors; i++) {
-        if (sysbus_is_irq_connected(SYS_BUS_DEVICE(s), i)) {
+        qemu_irq input = sysbus_get_connected_irq(sbd, i);
+
+        if (input) {
+            g_autofree char *to = object_get_canonical_path(OBJECT(input));
+
             s->any_wired = true;
+            trace_ivshmem_flat_input(path, i, to);
             ivshmem_flat_board_check_input(DEVICE(s), i);
             ivshmem_peers_listen(&s->client.peers, i);
         } else {
@@ -381,7 +388,6 @@ static bool ivshmem_flat_check_addresses(IvshmemFlat *s, Error **errp)
 {
     bool has_iomem = s->bus_address_iomem != UINT64_MAX;
     bool has_shmem = s->bus_address_shmem != UINT64_MAX;
-    bool platform_bus_is_ambiguous = false;
     /* KVM maps in pages of the host */
     uint64_t align = MAX(SHMEM_ALIGN, qemu_real_host_page_size());
 
@@ -397,15 +403,6 @@ static bool ivshmem_flat_check_addresses(IvshmemFlat *s, Error **errp)
                ivshmem_flat_check_address("x-bus-address-shmem",
                                           s->bus_address_shmem, align,
                                           errp);
-    }
-    /* A board places its own devices; who places one of the user's? */
-    if (phase_check(PHASE_MACHINE_INITIALIZED) &&
-        !object_resolve_path_type("", TYPE_PLATFORM_BUS_DEVICE,
-                                  &platform_bus_is_ambiguous) &&
-        !platform_bus_is_ambiguous) {
-        error_setg(errp, "x-bus-address-iomem and x-bus-address-shmem are not "
-                   "set, expected both: this machine cannot place the device");
-        return false;
     }
     return true;
 }

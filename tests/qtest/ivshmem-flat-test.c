@@ -852,6 +852,7 @@ int main(int argc, char **argv)
     }
 
     add_plain_tests();
+    add_board_tests();
     add_config_tests();
     add_restart_tests();
     add_migration_tests();

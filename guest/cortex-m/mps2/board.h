@@ -20,15 +20,12 @@
 /* the FPGA's system control and I/O */
 #define BOARD_FPGAIO 0x40028000u
 
-/*
- * ivshmem-flat: where the machines mps2-*-ivshmem have it on board, and where
- * tools/demo puts it with -device
- */
+/* ivshmem-flat: where QEMU's boards place it, with -device or on board */
 #define BOARD_IVSHMEM_REGISTERS 0x50000000u
 #define BOARD_IVSHMEM_MEMORY 0x70000000u
 #define BOARD_IVSHMEM_MEMORY_SIZE (4u << 20)    /* the server's default */
-/* inputs of the NVIC: vectors 0 to 3; with -device only the first is wired */
-#define BOARD_IVSHMEM_INPUTS { 16, 17, 25, 26 }
+/* inputs of the NVIC: vectors 0 to 3 */
+#define BOARD_IVSHMEM_INPUTS { 25, 26, 27, 28 }
 #define BOARD_IVSHMEM_VECTORS 4
 
 /* what the core, and so SysTick, runs at */

@@ -3,11 +3,10 @@
 #
 # SPDX-License-Identifier: MIT
 
-# Where ivshmem-flat is on board of the machines mps2-*-ivshmem; free on all
-# of QEMU's mps2 boards.
+# Where QEMU's mps2 boards place ivshmem-flat, and the input of vector 0
 REGISTERS = 0x50000000
 MEMORY = 0x70000000
-NVIC_INPUT = '/machine/armv7m/nvic/unnamed-gpio-in[16]'
+NVIC_INPUT = '/machine/armv7m/nvic/unnamed-gpio-in[25]'
 
 
 def cortex_m(qemu, socket, firmware, board='mps2-an385', words='',
@@ -19,15 +18,13 @@ def cortex_m(qemu, socket, firmware, board='mps2-an385', words='',
     reconnect_ms  how often to look for a server that has ended
     """
     reconnect = f',reconnect-ms={reconnect_ms}' if reconnect_ms else ''
-    device = (f'ivshmem-flat,chardev=ivshmem,x-irq-qompath={NVIC_INPUT},'
-              f'x-bus-address-iomem={REGISTERS:#x},'
-              f'x-bus-address-shmem={MEMORY:#x}')
     return [qemu, '-machine', f'{board}-ivshmem,ivshmem-chardev=ivshmem'
             if on_board else board,
             '-nographic', '-semihosting', '-kernel', firmware,
             *(['-append', words] if words else []),
             '-chardev', f'socket,id=ivshmem,path={socket}{reconnect}',
-            *([] if on_board else ['-device', device])]
+            *([] if on_board else
+              ['-device', 'ivshmem-flat,chardev=ivshmem'])]
 
 
 def linux(qemu, socket, files, words='exchange', vectors=1):

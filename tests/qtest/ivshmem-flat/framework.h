@@ -33,6 +33,7 @@
  * The tests, by theme: each function registers those of the file of its name,
  * <theme>-tests.c, with GLib.
  */
+void add_board_tests(void);
 void add_config_tests(void);
 void add_restart_tests(void);
 void add_migration_tests(void);

@@ -1,0 +1,166 @@
+/*
+ * Boards that place an ivshmem-flat which the user plugs
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "hw/core/hotplug.h"
+#include "hw/core/irq.h"
+#include "hw/core/sysbus.h"
+#include "hw/misc/ivshmem-flat.h"
+#include "hw/misc/ivshmem-flat-plug.h"
+
+#define TYPE_IVSHMEM_FLAT_PLUG "ivshmem-flat-plug"
+OBJECT_DECLARE_SIMPLE_TYPE(IvshmemFlatPlug, IVSHMEM_FLAT_PLUG)
+
+/* A machine's plug handler for ivshmem-flat, and for nothing else */
+struct IvshmemFlatPlug {
+    Object parent_obj;
+
+    const IvshmemFlatBoard *board;
+    unsigned taken;             /* places */
+};
+
+/* MachineClass: IvshmemFlatBoard */
+static GHashTable *ivshmem_flat_boards;
+
+static const IvshmemFlatBoard *ivshmem_flat_plug_board(MachineState *machine)
+{
+    ObjectClass *oc = object_get_class(OBJECT(machine));
+    const IvshmemFlatBoard *board;
+
+    do {
+        board = g_hash_table_lookup(ivshmem_flat_boards, oc);
+        oc = object_class_get_parent(oc);
+    } while (!board);
+    return board;
+}
+
+static HotplugHandler *ivshmem_flat_plug_get_handler(MachineState *machine,
+                                                     DeviceState *dev)
+{
+    Object *plug;
+
+    if (!object_dynamic_cast(OBJECT(dev), TYPE_IVSHMEM_FLAT)) {
+        return NULL;
+    }
+    plug = object_resolve_path_component(OBJECT(machine),
+                                         TYPE_IVSHMEM_FLAT_PLUG);
+    if (!plug) {
+        plug = object_new(TYPE_IVSHMEM_FLAT_PLUG);
+        object_property_add_child(OBJECT(machine), TYPE_IVSHMEM_FLAT_PLUG,
+                                  plug);
+        object_unref(plug);
+        IVSHMEM_FLAT_PLUG(plug)->board = ivshmem_flat_plug_board(machine);
+    }
+    return HOTPLUG_HANDLER(plug);
+}
+
+/* The next place that no device has, or NULL */
+static const IvshmemFlatPlace *ivshmem_flat_plug_next(IvshmemFlatPlug *plug,
+                                                      Error **errp)
+{
+    const IvshmemFlatPlace *place = &plug->board->places[plug->taken];
+
+    if (plug->taken == IVSHMEM_FLAT_PLUG_PLACES || !place->registers) {
+        error_setg(errp, "this board has places for %u ivshmem-flat, and all "
+                   "are taken: x-bus-address-iomem and x-bus-address-shmem "
+                   "place another one", plug->taken);
+        return NULL;
+    }
+    return place;
+}
+
+/*
+ * By its path: a device may have handed its inputs on to the one around it, as
+ * the NVIC does, and still is their parent.
+ */
+static qemu_irq ivshmem_flat_plug_input(const char *controller, unsigned n)
+{
+    g_autofree char *path = g_strdup_printf("%s/unnamed-gpio-in[%u]",
+                                            controller, n);
+    Object *input = object_resolve_path(path, NULL);
+
+    assert(input);
+    return IRQ(input);
+}
+
+static bool ivshmem_flat_plug_wire(IvshmemFlat *s, const char *controller,
+                                   const unsigned *inputs, Error **errp)
+{
+    SysBusDevice *sbd = SYS_BUS_DEVICE(s);
+
+    for (unsigned i = 0; i < s->vectors; i++) {
+        if (sysbus_is_irq_connected(sbd, i)) {
+            continue;
+        }
+        if (i >= IVSHMEM_FLAT_PLUG_INPUTS) {
+            error_setg(errp, "vectors is %" PRIu32 ", and this board has "
+                       "interrupt inputs for %d: sysbus-irq[%u]=PATH wires "
+                       "another one", s->vectors, IVSHMEM_FLAT_PLUG_INPUTS, i);
+            return false;
+        }
+        sysbus_connect_irq(sbd, i, ivshmem_flat_plug_input(controller,
+                                                           inputs[i]));
+    }
+    return true;
+}
+
+/* Who has placed the device himself wires it himself, too. */
+static void ivshmem_flat_plug_pre_plug(HotplugHandler *handler,
+                                       DeviceState *dev, Error **errp)
+{
+    IvshmemFlatPlug *plug = IVSHMEM_FLAT_PLUG(handler);
+    IvshmemFlat *s = IVSHMEM_FLAT(dev);
+    const IvshmemFlatPlace *place;
+
+    if (s->bus_address_iomem != UINT64_MAX ||
+        s->bus_address_shmem != UINT64_MAX) {
+        return;
+    }
+    place = ivshmem_flat_plug_next(plug, errp);
+    if (!place || !ivshmem_flat_plug_wire(s, plug->board->controller,
+                                          place->inputs, errp)) {
+        return;
+    }
+    s->bus_address_iomem = place->registers;
+    s->bus_address_shmem = place->shmem;
+    plug->taken++;
+}
+
+void ivshmem_flat_plug_allow(MachineClass *mc, const IvshmemFlatBoard *board)
+{
+    assert(!mc->get_hotplug_handler);
+    mc->get_hotplug_handler = ivshmem_flat_plug_get_handler;
+    machine_class_allow_dynamic_sysbus_dev(mc, TYPE_IVSHMEM_FLAT);
+    if (!ivshmem_flat_boards) {
+        ivshmem_flat_boards = g_hash_table_new(NULL, NULL);
+    }
+    g_hash_table_insert(ivshmem_flat_boards, mc,
+                        g_memdup2(board, sizeof(*board)));
+}
+
+static void ivshmem_flat_plug_class_init(ObjectClass *klass,
+                                         IvshmemFlatClassData *data)
+{
+    HOTPLUG_HANDLER_CLASS(klass)->pre_plug = ivshmem_flat_plug_pre_plug;
+}
+
+static const TypeInfo ivshmem_flat_plug_types[] = {
+    {
+        .name = TYPE_IVSHMEM_FLAT_PLUG,
+        .parent = TYPE_OBJECT,
+        .instance_size = sizeof(IvshmemFlatPlug),
+        .class_init = ivshmem_flat_plug_class_init,
+        .interfaces = (InterfaceInfo[]) {
+            { TYPE_HOTPLUG_HANDLER },
+            { }
+        },
+    },
+};
+
+DEFINE_TYPES(ivshmem_flat_plug_types)
