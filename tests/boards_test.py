@@ -12,6 +12,7 @@ Needs the QEMUs and ivshmem-server in build/bin (or $BUILD/bin).
 
 import functools
 import json
+import os
 import re
 import subprocess
 import tempfile
@@ -21,8 +22,9 @@ from collections import namedtuple
 from pathlib import Path
 
 from lab_case import BIN, ROOT
-from machine import (DEADLINE, NVIC, PLIC, SIZE, WINDOW, MachineTest, gic,
-                     version)
+from ivshmem_flat import machines as layout
+from machine import (DEADLINE, DOORBELL, NVIC, PLIC, SIZE, WINDOW, MachineTest,
+                     gic, version)
 
 PAGE = ROOT / 'docs/system/devices/ivshmem-flat.rst'
 CONTROLLERS = {
@@ -30,14 +32,41 @@ CONTROLLERS = {
     'xilinx-zynq-a9': gic(0xf8f01000),
     'virt, arm': gic(0x08000000),
     'virt, aarch64': gic(0x08000000),
-    'virt, riscv32': PLIC,
-    'virt, riscv64': PLIC,
-}           # all others have an NVIC
+    'opentitan': PLIC._replace(pending=0x48001000),
+}           # all others have a PLIC at its usual place, or an NVIC
 # the QEMU since which there are machines that the oldest lacks
 SINCE = {'max78000fthr': (10, 2), 'ast1040-evb': (11, 1),
          'ast1060-evb': (11, 1)}
+# How many interrupt inputs the chip has, by its manual or its vendor's header,
+# where that is less than the controller in QEMU has
+CHIPS = {
+    'lm3s811evb': 30,           # 29 is the flash controller's
+    'lm3s6965evb': 43,          # Zephyr's CONFIG_NUM_IRQS
+    'mps2-an385': 32, 'mps2-an386': 32, 'mps2-an500': 32, 'mps2-an511': 32,
+    'mps2-an505': 124, 'mps2-an521': 124,           # 32 and 92
+    'mps3-an524': 128, 'mps3-an547': 128,
+    'musca-a': 96, 'musca-b1': 128,
+    'microbit': 26,             # nRF51: 25 is SWI5
+    'netduino2': 81,            # STM32F205: 80 is HASH_RNG
+    'netduinoplus2': 82, 'olimex-stm32-h405': 82,   # STM32F405: 81 is FPU
+    'stm32vldiscovery': 56,     # STM32F100xB: 55 is TIM7
+    'b-l475e-iot01a': 82,       # STM32L475: 81 is FPU
+    'emcraft-sf2': 81,          # SmartFusion2
+    'max78000fthr': 119,        # Zephyr's CONFIG_NUM_IRQS
+    'ast1030-evb': 240, 'ast1040-evb': 240, 'ast1060-evb': 240,     # likewise
+    'mps3-an536': 96,           # SPIs
+    'xilinx-zynq-a9': 64,       # SPIs
+    'sifive_e': 53,             # FE310: 52 is I2C
+    'sifive_u': 54,             # FU540: 53 is Ethernet
+    'opentitan': 180, 'shakti_c': 28,
+    'microchip-icicle-kit': 187,
+}
+# Secure code alone may set the GIC's inputs to edges, and qtest's is not.
+SECURE = {'xilinx-zynq-a9'}
+RISCV32 = {'opentitan'}         # the other RISC-V boards are in RISCV64 as well
 
-Board = namedtuple('Board', 'name target machine core registers memory input')
+Board = namedtuple('Board', 'name target machine core registers memory '
+                            'controller inputs')
 
 
 def section(title):
@@ -57,72 +86,221 @@ def tables(title):
                for row in rows.split('\n')]
 
 
-def boards():
-    able, _ = tables('Boards')
-    for names, core, registers, memory, interrupt in able:
+def numbers(text):
+    return [int(number, 0) for number in re.split(', | and ', text)]
+
+
+def read_boards(title):
+    table, = tables(title)
+    for names, core, registers, memory, controller, inputs in table:
         name = names.replace('`', '')
         machine, _, target = name.partition(', ')
-        yield Board(name, target or 'arm', machine, core, int(registers, 16),
-                    int(memory, 16), interrupt.strip('`'))
+        target = target or ('arm' if core != 'RISC-V' else
+                            'riscv32' if machine in RISCV32 else 'riscv64')
+        yield Board(name, target, machine, core, int(registers, 16),
+                    int(memory, 16), controller.strip('`'), numbers(inputs))
+
+
+def boards():
+    """Those that place the device"""
+    return read_boards('Boards')
 
 
 def unable():
-    _, rows = tables('Boards')
-    return [name.strip('`') for name, _ in rows if name]
+    """The machines without PCI that cannot have the device"""
+    text = re.search(r'cannot have the device:\n(.*)', section('Boards'),
+                     re.S)[1]
+    return re.findall(r'``([\w-]+)``', text)
 
 
 class Boards(MachineTest):
-    """A test for each row of the table is added below."""
+    """A test for each row of the tables is added below."""
 
-    def check(self, board):
+    def begin(self, board, *devices):
         program = self.program(board.target)
         if board.machine not in machines(program):
             self.assertLess(version(program), SINCE.get(board.machine, (0, 0)))
             self.skipTest('this QEMU has no such machine')
         self.assertEqual(board.registers % WINDOW, 0)
         self.assertEqual(board.memory % SIZE, 0)
-        number = int(re.search(r'\[(\d+)\]$', board.input)[1])
-        controller = CONTROLLERS.get(board.name, NVIC)
-        self.start(program, board.machine,
-                   f',x-irq-qompath={board.input},'
+        self.start(program, board.machine, *devices)
+        return CONTROLLERS.get(board.name,
+                               PLIC if board.core == 'RISC-V' else NVIC)
+
+    def end(self):
+        self.machine.kill()
+        self.wait_for_end(self.machine)
+        self.assertEqual([line for line in self.machine.lines
+                          if 'ivshmem' in line], [])
+
+    def check(self, board):
+        """Nothing but a chardev: a doorbell each way. Then, all vectors."""
+        self.assertEqual(len(set(board.inputs)), 4)
+        self.assertLess(max(board.inputs), CHIPS[board.machine])
+        controller = self.begin(board, '')
+        secure = board.machine in SECURE
+        if not secure:
+            self.latch_edges(controller, board.inputs)
+            self.check_interrupt(controller, board.inputs[0], 'vector 0',
+                                 lambda: self.peer.ring(1))
+        self.qtest.write(board.registers + DOORBELL, 0)
+        self.assertEqual(self.peer.wait(timeout=DEADLINE), {0})
+        self.end()
+
+        self.begin(board, ',vectors=4')
+        self.check_place('ivs0', board.registers, board.memory,
+                         board.controller, board.inputs)
+        if not secure:
+            self.latch_edges(controller, board.inputs)
+            self.check_device(board.registers, board.memory, 2, controller,
+                              board.inputs)
+        self.end()
+
+        for vector, number in enumerate(board.inputs if secure else ()):
+            # each input, as vector 0 of a device with a level
+            self.begin(board, f',revision=0,x-irq-qompath={board.controller}'
+                       f'/unnamed-gpio-in[{number}]')
+            self.check_device(board.registers, board.memory, 3 + vector,
+                              controller, [number])
+            self.end()
+
+    def check_place(self, device, registers, memory, controller, inputs):
+        """What QEMU says of it"""
+        def ask(name):
+            return self.monitor.execute(
+                'qom-get', path=f'/machine/peripheral/{device}', property=name)
+        self.assertEqual((ask('x-bus-address-iomem'),
+                          ask('x-bus-address-shmem')), (registers, memory))
+        self.assertEqual(
+            [ask(f'sysbus-irq[{vector}]') for vector in range(len(inputs))],
+            [f'{controller}/unnamed-gpio-in[{number}]' for number in inputs])
+
+    def check_virt(self, board):
+        """The user places the device."""
+        number, = board.inputs
+        controller = CONTROLLERS.get(board.name, PLIC)
+        self.begin(board, f',x-irq-qompath={board.controller}'
+                   f'/unnamed-gpio-in[{number}],'
                    f'revision={controller.revision},'
                    f'x-bus-address-iomem={board.registers:#x},'
                    f'x-bus-address-shmem={board.memory:#x}')
         self.check_device(board.registers, board.memory, 1, controller,
-                          [number])
-        self.machine.kill()
-        self.wait_for_end(self.machine)
-        self.assertNotIn('is driven by', '\n'.join(self.machine.lines))
+                          board.inputs)
+        self.end()
 
-    def test_none_is_forgotten(self):
-        """Each machine with a Cortex-M is in one of the two tables."""
-        listed = {board.machine for board in boards()} | set(unable())
-        for target in ('arm', 'aarch64'):
-            cores = machines(BIN / f'qemu-system-{target}')
-            found = {name for name, core in cores.items()
-                     if core.startswith('cortex-m')
-                     and not name.endswith('-ivshmem')}
-            self.assertGreater(len(found), 15)
-            self.assertEqual(found - listed, set())
+    def test_second_device(self):
+        text = ' '.join(section('Boards').split())
+        names, *places, inputs = re.search(
+            r'([^.]*) have a place for a second device, at (0x\w+) and (0x\w+), '
+            r'with the inputs ([^.]*)\.', text).groups()
+        names = re.findall(r'``([\w-]+)``', names)
+        first = {board.machine: board for board in boards()}
+        self.assertEqual(names, [name for name in first
+                                 if f'{name}-ivshmem' in machines(
+                                     self.program('arm'))])
+        for name in names:
+            with self.subTest(name):
+                board = first[name]
+                self.begin(board, ',vectors=4', ',vectors=4')
+                self.check_place('ivs0', board.registers, board.memory,
+                                 board.controller, board.inputs)
+                self.check_place('ivs1', *(int(place, 16) for place in places),
+                                 board.controller, numbers(inputs))
+                self.assertLess(max(numbers(inputs)), CHIPS[name])
+                self.end()
 
-    def test_those_that_cannot(self):
-        # ast2700fc wants this before all else, and Debian's source lacks it.
+    def test_device_on_board(self):
+        """The page's other table, and what firmware, demo and Python know"""
+        first = {board.machine: board for board in boards()}
+        table, = tables('Boards with the device on board')
+        known = set()
+        for name, core, registers, memory, inputs in table:
+            board = first[name.strip('`').removesuffix('-ivshmem')]
+            self.assertEqual(
+                (core, int(registers, 16), int(memory, 16), numbers(inputs)),
+                (board.core, board.registers, board.memory, board.inputs))
+            known.add((board.registers, board.memory, board.controller,
+                       *board.inputs))
+        self.assertEqual(len(table), 4)
+        (registers, memory, controller, *inputs), = known
+        self.assertEqual((layout.REGISTERS, layout.MEMORY, layout.NVIC_INPUT),
+                         (registers, memory,
+                          f'{controller}/unnamed-gpio-in[{inputs[0]}]'))
+        header = (ROOT / 'guest/cortex-m/mps2/board.h').read_text()
+        for name, value in (('REGISTERS', registers), ('MEMORY', memory)):
+            self.assertIn(f'#define BOARD_IVSHMEM_{name} {value:#x}u\n', header)
+        self.assertIn('#define BOARD_IVSHMEM_INPUTS { '
+                      f'{", ".join(map(str, inputs))} }}\n', header)
+        self.assertIn(f'INPUTS = {(*inputs,)}\n',
+                      (ROOT / 'tools/demo').read_text())
+
+    def firmware(self):
+        """A directory with what machines want before all else, as far as
+        Debian's source lacks it"""
         firmware = tempfile.TemporaryDirectory(prefix='ivshmem-test-')
         self.addCleanup(firmware.cleanup)
-        Path(firmware.name, 'ast27x0_bootrom.bin').write_bytes(bytes(1024))
+        for name in ('ast27x0_bootrom.bin', 'canon-a1100-rom1.bin',
+                     'npcm7xx_bootrom.bin', 'npcm8xx_bootrom.bin',
+                     'vgabios-bochs-display.bin', 'kernel'):
+            Path(firmware.name, name).write_bytes(bytes(1024))
+        return firmware.name
+
+    def run_to_its_end(self, program, machine, devices, firmware, *options,
+                       **kwargs):
+        if machine.startswith('sx1'):
+            options += ('-kernel', f'{firmware}/kernel')
+        return subprocess.run(
+            [*self.arguments(program, machine, devices), '-audio', 'none',
+             '-L', firmware, *options], text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, timeout=DEADLINE, check=False, **kwargs)
+
+    def all_machines(self):
+        """Each machine, in one of the programs that have it"""
+        targets = ['aarch64', 'arm']
+        if os.environ.get('FLAVOUR') != 'arm':
+            targets += ['riscv64', 'riscv32']
+        found = {}
+        for target in targets:
+            program = BIN / f'qemu-system-{target}'
+            for name in machines(program):
+                found.setdefault(name, program)
+        return found
+
+    def test_none_is_forgotten(self):
+        """Each machine without PCI is listed, as one that has it, or not."""
+        listed = {board.machine for board in boards()} | {
+            board.machine for board in read_boards('Another place')}
+        self.assertEqual(listed & set(unable()), set())
+        listed |= {'none', *unable()}
+        left = {name: program for name, program in self.all_machines().items()
+                if name not in listed and
+                not name.endswith('-ivshmem') and
+                not re.fullmatch(r'virt-[\d.]+', name)}
+        self.assertIn('sabrelite', left)
+        firmware = self.firmware()
+        for name, program in left.items():
+            with self.subTest(name):
+                run = self.run_to_its_end(
+                    program, name, [], firmware, '-qmp', 'stdio',
+                    input='{"execute": "qmp_capabilities"}'
+                          '{"execute": "query-pci"}{"execute": "quit"}')
+                self.assertRegex(run.stdout, r'"return": \[\{.*"bus"',
+                                 run.stderr)
+
+    def test_those_that_cannot(self):
+        programs = self.all_machines()
+        firmware = self.firmware()
+        tried = 0
         for machine in unable():
-            for target in ('arm', 'aarch64'):
-                program = BIN / f'qemu-system-{target}'
-                if machine not in machines(program):
-                    continue
-                with self.subTest(machine, target=target):
-                    run = subprocess.run(
-                        self.arguments(program, machine, ['']) +
-                        ['-L', firmware.name], text=True,
-                        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                        stderr=subprocess.PIPE, timeout=DEADLINE, check=False)
-                    self.assertEqual(run.returncode, 1)
-                    self.assertIn('dynamic sysbus', run.stderr)
+            if machine not in programs:
+                continue
+            tried += 1
+            with self.subTest(machine):
+                run = self.run_to_its_end(programs[machine], machine, [''],
+                                          firmware, stdin=subprocess.DEVNULL)
+                self.assertEqual(run.returncode, 1)
+                self.assertIn('dynamic sysbus', run.stderr)
+        self.assertGreater(tried, 30)
 
 
 class WaitForEvent(MachineTest):
@@ -170,6 +348,9 @@ class WaitForEvent(MachineTest):
 for _board in boards():
     setattr(Boards, 'test_' + re.sub(r'\W+', '_', _board.name),
             lambda self, board=_board: self.check(board))
+for _board in read_boards('Another place'):
+    setattr(Boards, 'test_' + re.sub(r'\W+', '_', _board.name),
+            lambda self, board=_board: self.check_virt(board))
 
 
 @functools.cache

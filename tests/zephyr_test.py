@@ -339,7 +339,7 @@ class Boards(unittest.TestCase):
     def setUp(self):
         page = (ROOT / 'docs/system/devices/ivshmem-flat.rst').read_text()
         self.rows = {row[1]: row for row in re.finditer(
-            r'^``([\w-]+)`` +\S+ +0x(\w+) +0x(\w+) +``(.*)/unnamed-gpio-in',
+            r'^``([\w-]+)`` +\S+ +0x(\w+) +0x(\w+) +``(/machine.*?)`` +(.*)$',
             page, re.M)}
 
     def overlay(self, name):
@@ -357,7 +357,7 @@ class Boards(unittest.TestCase):
         for name, machine in self.BOARDS.items():
             with self.subTest(name):
                 text = self.overlay(f'{name}.overlay')
-                _, registers, shmem, path = self.rows[machine].groups()
+                _, registers, shmem, path, inputs = self.rows[machine].groups()
                 self.assertIn(f'ivshmem0: ivshmem@{registers} {{', text)
                 self.assertIn(f'reg = <0x{registers} 0x100>, '
                               f'<0x{shmem} IVSHMEM_FLAT_SIZE>;', text)
@@ -365,6 +365,9 @@ class Boards(unittest.TestCase):
                               text)
                 self.assertIn(f'CONFIG_IVSHMEM_FLAT_QEMU_INTC="{path}"\n',
                               self.overlay(f'{name}.conf'))
+                cells, = re.findall(r'interrupts = (.*);', text)
+                self.assertEqual(re.findall(r'<(\d+) \d+>', cells),
+                                 inputs.split(', '))
 
     def test_inputs_are_there_and_free(self):
         for name, (count, used) in self.INPUTS.items():
