@@ -14,15 +14,14 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "io/channel-socket.h"
+#include "tests/unit/ivshmem-client/fake-server.h"
 #include "ivshmem_fuzz.h"
 
 #include <linux/sockios.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <sys/un.h>
 
 #define MAX_KEPT 64
 #define MAX_SHMEM_SIZE (64 * GiB)
@@ -152,28 +151,12 @@ void ivfuzz_server_hang_up(Run *r)
 static bool server_try_send(Run *r, const uint8_t *bytes, size_t len,
                             const uint8_t *attach, unsigned nfds)
 {
-    struct iovec iov = { .iov_base = (void *)bytes, .iov_len = len };
-    union {
-        struct cmsghdr align;
-        char buf[CMSG_SPACE(32 * sizeof(int))];
-    } control = {};
-    struct msghdr hdr = { .msg_iov = &iov, .msg_iovlen = 1 };
+    int fds[FAKE_SERVER_MAX_FDS];
 
-    if (nfds) {
-        struct cmsghdr *cmsg;
-
-        hdr.msg_control = control.buf;
-        hdr.msg_controllen = CMSG_SPACE(nfds * sizeof(int));
-        cmsg = CMSG_FIRSTHDR(&hdr);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(nfds * sizeof(int));
-        for (unsigned i = 0; i < nfds; i++) {
-            memcpy(CMSG_DATA(cmsg) + i * sizeof(int),
-                   &ivfuzz_things[attach[i]].fd, sizeof(int));
-        }
+    for (unsigned i = 0; i < nfds; i++) {
+        fds[i] = ivfuzz_things[attach[i]].fd;
     }
-    if (sendmsg(r->conn, &hdr, MSG_NOSIGNAL | MSG_DONTWAIT) != len) {
+    if (!fake_server_send(r->conn, bytes, len, nfds, fds, MSG_DONTWAIT)) {
         return false;
     }
     if (nfds) {
@@ -879,17 +862,14 @@ void ivfuzz_end(Run *r)
 
 /* What all inputs share */
 
-static int memory(off_t size)
+static Thing memory(uint64_t size)
 {
-    int fd = memfd_create("ivshmem-fuzz", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-
-    CHECK(fd >= 0 && ftruncate(fd, size) == 0, "memfd: %s", strerror(errno));
-    return fd;
+    return (Thing) { fake_server_memory(size), size };
 }
 
 static int memory_open_as(off_t size, int flags)
 {
-    int fd = memory(size);
+    int fd = fake_server_memory(size);
     g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
     int again = open(path, flags | O_CLOEXEC);
 
@@ -907,19 +887,19 @@ static void make_things(void)
         ivfuzz_things[i].fd = eventfd(0, EFD_CLOEXEC |
                                          (i & 1 ? EFD_NONBLOCK : 0));
     }
-    ivfuzz_things[GOOD_MEMORY] = (Thing) { memory(2 * page), 2 * page };
-    ivfuzz_things[TWIN_MEMORY] = (Thing) { memory(2 * page), 2 * page };
-    ivfuzz_things[OTHER_MEMORY] = (Thing) { memory(page), page };
-    ivfuzz_things[HUGE_MEMORY] = (Thing) { memory(MAX_SHMEM_SIZE),
-                                           MAX_SHMEM_SIZE };
-    ivfuzz_things[TOO_HUGE_MEMORY].fd = memory(MAX_SHMEM_SIZE + page);
-    ivfuzz_things[EMPTY_FILE].fd = memory(0);
-    ivfuzz_things[ONE_BYTE].fd = memory(1);
-    ivfuzz_things[PAGE_LESS_ONE].fd = memory(page - 1);
-    ivfuzz_things[PAGE_AND_ONE].fd = memory(page + 1);
+    ivfuzz_things[GOOD_MEMORY] = memory(2 * page);
+    ivfuzz_things[TWIN_MEMORY] = memory(2 * page);
+    ivfuzz_things[OTHER_MEMORY] = memory(page);
+    ivfuzz_things[HUGE_MEMORY] = memory(MAX_SHMEM_SIZE);
+    ivfuzz_things[TOO_HUGE_MEMORY].fd =
+        fake_server_memory(MAX_SHMEM_SIZE + page);
+    ivfuzz_things[EMPTY_FILE].fd = fake_server_memory(0);
+    ivfuzz_things[ONE_BYTE].fd = fake_server_memory(1);
+    ivfuzz_things[PAGE_LESS_ONE].fd = fake_server_memory(page - 1);
+    ivfuzz_things[PAGE_AND_ONE].fd = fake_server_memory(page + 1);
     ivfuzz_things[READ_ONLY].fd = memory_open_as(page, O_RDONLY);
     ivfuzz_things[WRITE_ONLY].fd = memory_open_as(page, O_WRONLY);
-    ivfuzz_things[SEALED] = (Thing) { memory(2 * page), 2 * page };
+    ivfuzz_things[SEALED] = memory(2 * page);
     CHECK(fcntl(ivfuzz_things[SEALED].fd, F_ADD_SEALS, F_SEAL_WRITE) == 0,
           "F_SEAL_WRITE: %s", strerror(errno));
     CHECK(pipe2(pair, O_CLOEXEC) == 0, "pipe: %s", strerror(errno));
@@ -934,19 +914,6 @@ static void make_things(void)
     }
 }
 
-static void listen_as_server(void)
-{
-    struct sockaddr_un addr = { .sun_family = AF_UNIX };
-
-    listener_name = g_strdup_printf("ivshmem-fuzz-%d", getpid());
-    strcpy(addr.sun_path + 1, listener_name);
-    listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    CHECK(bind(listener, (struct sockaddr *)&addr,
-               offsetof(struct sockaddr_un, sun_path) + 1 +
-               strlen(listener_name)) == 0 && listen(listener, 1) == 0,
-          "bind: %s", strerror(errno));
-}
-
 void ivfuzz_prepare(QTestState *qts, IvfuzzRun *run)
 {
     QIOChannelClass *klass =
@@ -957,7 +924,8 @@ void ivfuzz_prepare(QTestState *qts, IvfuzzRun *run)
     make_things();
     ivfuzz_iothread = IOTHREAD(object_resolve_path("/objects/iothread", NULL));
     qemu_sem_init(&iothread_turns, 0);
-    listen_as_server();
+    listener_name = g_strdup_printf("ivshmem-fuzz-%d", getpid());
+    listener = fake_server_listen(listener_name);
 
     never_sleep = true;
     is_first = true;

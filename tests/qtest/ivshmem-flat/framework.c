@@ -11,10 +11,10 @@
 #include "qobject/qnum.h"
 #include "contrib/ivshmem-server/ivshmem-server.h"
 #include "ivshmem-flat/framework.h"
+#include "tests/unit/ivshmem-client/fake-server.h"
 
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -122,11 +122,7 @@ int fake_own(FakeServer *srv, int fd)
 
 int fake_memory(FakeServer *srv, off_t size)
 {
-    int fd = fake_own(srv, memfd_create("ivshmem-flat-test",
-                                        MFD_CLOEXEC | MFD_ALLOW_SEALING));
-
-    g_assert_cmpint(ftruncate(fd, size), ==, 0);
-    return fd;
+    return fake_own(srv, fake_server_memory(size));
 }
 
 int fake_eventfd(FakeServer *srv)
@@ -193,25 +189,7 @@ Message message(int64_t value, unsigned nfds, const int *fds)
 
 bool fake_transmit(int conn, const Message *m)
 {
-    struct iovec iov = { .iov_base = (void *)m->bytes, .iov_len = m->len };
-    union {
-        struct cmsghdr align;
-        char buf[CMSG_SPACE(MAX_FDS * sizeof(int))];
-    } control = {};
-    struct msghdr hdr = { .msg_iov = &iov, .msg_iovlen = 1 };
-
-    if (m->nfds) {
-        struct cmsghdr *cmsg;
-
-        hdr.msg_control = control.buf;
-        hdr.msg_controllen = CMSG_SPACE(m->nfds * sizeof(int));
-        cmsg = CMSG_FIRSTHDR(&hdr);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(m->nfds * sizeof(int));
-        memcpy(CMSG_DATA(cmsg), m->fds, m->nfds * sizeof(int));
-    }
-    return sendmsg(conn, &hdr, MSG_NOSIGNAL) == m->len;
+    return fake_server_send(conn, m->bytes, m->len, m->nfds, m->fds, 0);
 }
 
 void fake_script(FakeServer *srv, Message m)

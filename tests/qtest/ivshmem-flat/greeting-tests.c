@@ -8,7 +8,7 @@
 
 /*
  * Each violation is one line, in seconds. What a greeting must not be, message
- * by message, is in tests/unit/test-ivshmem-client.c.
+ * by message, is in tests/unit/ivshmem-client/greeting-tests.c.
  */
 
 #include "qemu/osdep.h"

@@ -79,7 +79,7 @@ static void wait_one_mapping(QTestState *qts, unsigned nfds)
     g_autofree char *maps = g_strdup_printf("/proc/%d/maps",
                                             (int)qtest_pid(qts));
 
-    WAIT_UNTIL(count_in_file(maps, "memfd:ivshmem-flat-test") == 1);
+    WAIT_UNTIL(count_in_file(maps, "memfd:ivshmem-test") == 1);
     WAIT_UNTIL(count_fds(qts) == nfds);
 }
 

@@ -1,0 +1,287 @@
+/*
+ * Unit tests of the client of an ivshmem server: peers and doorbells
+ *
+ * Copyright (c) 2026 The ivshmem-flat authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "ivshmem-client/framework.h"
+
+/* Peers */
+
+/* An id used again has its own vectors, not those of its predecessor. */
+static void test_peer_comes_and_goes(void)
+{
+    Running r = running_new();
+    int fds[3], again;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
+        fds[i] = server_send_vector(r.f, 7);
+    }
+    sync_with_client(r.f);
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
+        ring(r.f, 7, i);
+        g_assert_cmpint(rung(fds[i]), ==, 1);
+    }
+    server_send_id(r.f, 7);
+    sync_with_client(r.f);
+    ring(r.f, 7, 0);
+    g_assert_cmpint(rung(fds[0]), ==, 0);
+    again = server_send_vector(r.f, 7);
+    sync_with_client(r.f);
+    ring(r.f, 7, 0);
+    ring(r.f, 7, 1);
+    g_assert_cmpint(rung(again), ==, 1);
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
+        g_assert_cmpint(rung(fds[i]), ==, 0);
+    }
+    running_check(&r);
+    g_assert_cmpint(reported(r.f, "\n"), ==, 0);
+    running_free(&r);
+}
+
+/* What comes beyond those that the device can ring is closed. */
+static void test_peer_with_many_vectors(void)
+{
+    Running r = running_new();
+    int fd = new_eventfd(r.f);
+    unsigned open = count_fds();
+
+    for (unsigned i = 0; i < 100; i++) {
+        server_send_fd(r.f, 7, fd);
+    }
+    sync_with_client(r.f);
+    g_assert_cmpint(count_fds(), ==, open + MAX_PEER_VECTORS);
+    for (unsigned i = 0; i < 100; i++) {
+        ring(r.f, 7, i);
+    }
+    g_assert_cmpint(rung(fd), ==, MAX_PEER_VECTORS);
+    running_check(&r);
+    running_free(&r);
+}
+
+/* 10,000 of them, each with an id of its own, a few at a time. */
+static void test_peer_ten_thousand(void)
+{
+    Running r = running_new();
+    int fd = new_eventfd(r.f);
+    unsigned open = count_fds();
+
+    for (unsigned id = 10; id < 10010; id++) {
+        server_send_fd(r.f, id, fd);
+        if (id >= 20) {
+            server_send_id(r.f, id - 10);
+        }
+        if (id % 16 == 0) {
+            sync_with_client(r.f);
+        }
+    }
+    sync_with_client(r.f);
+    g_assert_cmpint(count_fds(), ==, open + 10);
+    for (unsigned id = 10; id < 10010; id++) {
+        ring(r.f, id, 0);
+    }
+    g_assert_cmpint(rung(fd), ==, 10);
+    g_assert_cmpint(reported(r.f, "\n"), ==, 0);
+    running_free(&r);
+}
+
+/* A device may ask for as many vectors as there can be. */
+static void test_peer_with_all_vectors(void)
+{
+    Fixture *f = fixture_new("");
+    IvshmemClientOps many_vectors = device_ops;
+    int many = new_eventfd(f), last = new_eventfd(f), own[2];
+
+    many_vectors.max_peer_vectors = 65536;
+    ivshmem_client_init(&f->client, &many_vectors, f);
+    server_greet(f, OWN_ID);
+    own[0] = server_send_vector(f, OWN_ID);
+    connect_client(f, 65536);
+    for (unsigned i = 0; i < 300; i++) {
+        server_send_fd(f, 7, many);
+        sync_with_client(f);
+    }
+    server_send_fd(f, 7, last);
+    own[1] = server_send_vector(f, OWN_ID);
+    sync_with_client(f);
+    ring(f, 7, 300);
+    ring(f, 7, 301);
+    g_assert_cmpint(rung(many), ==, 0);
+    g_assert_cmpint(rung(last), ==, 1);
+    ring(f, OWN_ID, 1);
+    g_assert_cmpint(rung(own[0]), ==, 0);
+    g_assert_cmpint(rung(own[1]), ==, 1);
+    finish(f);
+}
+
+/* Eventfds that block would hang peers that read them until they are empty. */
+static void test_peer_does_not_block(void)
+{
+    Running r = running_new();
+
+    g_assert_cmpint(fcntl(r.peer, F_GETFL) & O_NONBLOCK, !=, 0);
+    g_assert_cmpint(fcntl(r.own, F_GETFL) & O_NONBLOCK, !=, 0);
+    running_free(&r);
+}
+
+/* Doorbells */
+
+static void test_doorbell_to_nobody(void)
+{
+    Running r = running_new();
+    IvshmemPeers *peers = &r.f->client.peers;
+
+    ring(r.f, PEER_ID, 1);
+    ring(r.f, PEER_ID, 65535);
+    ring(r.f, 0, 0);
+    ring(r.f, 65535, 65535);
+    ring(r.f, OWN_ID, 1);
+    g_assert_cmpint(rung(r.peer), ==, 0);
+    g_assert_cmpint(rung(r.own), ==, 0);
+    g_assert_cmpint(peers->doorbells_dropped, ==, 5);
+    g_assert_cmpint(peers->doorbells_sent, ==, 0);
+    ring(r.f, PEER_ID, 0);
+    ring(r.f, OWN_ID, 0);
+    g_assert_cmpint(rung(r.peer), ==, 1);
+    g_assert_cmpint(rung(r.own), ==, 1);
+    g_assert_cmpint(peers->doorbells_sent, ==, 2);
+    running_free(&r);
+}
+
+/* The interrupt is pending already, and we must not block. */
+static void test_doorbell_to_a_full_counter(void)
+{
+    Running r = running_new();
+    uint64_t full = UINT64_MAX - 1;
+
+    g_assert_cmpint(write(r.peer, &full, sizeof(full)), ==, sizeof(full));
+    fcntl(r.peer, F_SETFL, 0);
+    ring(r.f, PEER_ID, 0);
+    g_assert_cmpint(r.f->client.peers.doorbells_dropped, ==, 1);
+    running_free(&r);
+}
+
+/* The server has told of the peer, and we have not read that. */
+static void test_doorbell_to_an_announced_peer(void)
+{
+    Running r = running_new();
+    IvshmemPeers *peers = &r.f->client.peers;
+    int fd = new_eventfd(r.f);
+
+    server_send_bytes(r.f, (uint8_t[3]) { 7 }, 3, 1, &fd);
+    ring(r.f, 7, 0);
+    ring(r.f, 7, 0);
+    sync_with_client(r.f);
+    g_assert_cmpint(rung(fd), ==, 0); /* read up to there, and nobody came */
+    g_assert_cmpint(peers->doorbells_dropped, ==, 2);
+    ring(r.f, 7, 0);
+    g_assert_cmpint(peers->doorbells_dropped, ==, 3);
+    server_send_bytes(r.f, (uint8_t[5]) {}, 5, 0, NULL);
+    ring(r.f, 7, 0);
+    g_assert_cmpint(rung(fd), ==, 0);
+    sync_with_client(r.f);
+    g_assert_cmpint(rung(fd), ==, 1);
+    g_assert_cmpint(peers->doorbells_sent, ==, 1);
+
+    /* The same if all of the message has come by the time that it is read. */
+    server_send_bytes(r.f, (uint8_t[3]) { 8 }, 3, 0, NULL);
+    ring(r.f, 8, 0);
+    server_send_bytes(r.f, (uint8_t[5]) {}, 5, 1, &fd);
+    ring(r.f, 8, 0);
+    sync_with_client(r.f);
+    g_assert_cmpint(rung(fd), ==, 1);
+    g_assert_cmpint(peers->doorbells_dropped, ==, 4);
+    running_free(&r);
+}
+
+/* Rung in between, each goes to whoever has the id at its place. */
+static void test_doorbell_to_an_id_used_again(void)
+{
+    Running r = running_new();
+    int old = server_send_vector(r.f, 7), new;
+
+    sync_with_client(r.f);
+    ring(r.f, 7, 0);
+    g_assert_cmpint(rung(old), ==, 1);
+    server_send_id(r.f, 7);
+    ring(r.f, 7, 0);                    /* to nobody */
+    new = server_send_vector(r.f, 7);
+    ring(r.f, 7, 0);                    /* to the new one */
+    server_send_vector(r.f, 8);
+    ring(r.f, 7, 0);                    /* likewise */
+    sync_with_client(r.f);
+    g_assert_cmpint(rung(old), ==, 0);
+    g_assert_cmpint(rung(new), ==, 2);
+    g_assert_cmpint(r.f->client.peers.doorbells_dropped, ==, 1);
+    running_free(&r);
+}
+
+/* Those to unknown vectors are limited, those to known ones are not. */
+static void test_doorbell_to_many(void)
+{
+    Running r = running_new();
+    IvshmemPeers *peers = &r.f->client.peers;
+    int fd = server_send_vector(r.f, 7);
+
+    ring(r.f, 7, MAX_PEER_VECTORS);     /* nobody has so many */
+    g_assert_cmpint(peers->doorbells_dropped, ==, 1);
+    for (unsigned i = 0; i < IVSHMEM_MAX_KEPT + 10; i++) {
+        ring(r.f, 100 + i, 0);
+    }
+    g_assert_cmpint(peers->doorbells_dropped, ==, 11);
+    for (unsigned i = 0; i < 1000; i++) {
+        ring(r.f, PEER_ID, 0);
+    }
+    ring(r.f, OWN_ID, 0);               /* nobody takes that away */
+    g_assert_cmpint(rung(r.own), ==, 1);
+    ring(r.f, 7, 0);
+    g_assert_cmpint(rung(r.peer), ==, 0);
+    sync_with_client(r.f);
+    g_assert_cmpint(rung(r.peer), ==, 1000);
+    g_assert_cmpint(rung(fd), ==, 0);
+    g_assert_cmpint(peers->doorbells_dropped, ==, 12 + IVSHMEM_MAX_KEPT);
+    running_free(&r);
+}
+
+/* What is kept when the connection ends is decided then. */
+static void test_doorbell_at_the_end(void)
+{
+    Running r = running_new();
+
+    server_send_bytes(r.f, (uint8_t[3]) { 7 }, 3, 0, NULL);
+    ring(r.f, PEER_ID, 0);
+    ring(r.f, 7, 0);
+    g_assert_cmpint(rung(r.peer), ==, 0);
+    ivshmem_client_disconnect(&r.f->client);
+    g_assert_cmpint(rung(r.peer), ==, 1);
+    g_assert_cmpint(r.f->client.peers.doorbells_dropped, ==, 1);
+    fixture_free(r.f);
+}
+
+void add_peer_tests(void)
+{
+    g_test_add_func("/ivshmem-client/peer/comes-and-goes",
+                    test_peer_comes_and_goes);
+    g_test_add_func("/ivshmem-client/peer/many-vectors",
+                    test_peer_with_many_vectors);
+    g_test_add_func("/ivshmem-client/peer/ten-thousand",
+                    test_peer_ten_thousand);
+    g_test_add_func("/ivshmem-client/peer/all-vectors",
+                    test_peer_with_all_vectors);
+    g_test_add_func("/ivshmem-client/peer/does-not-block",
+                    test_peer_does_not_block);
+    g_test_add_func("/ivshmem-client/doorbell/to-nobody",
+                    test_doorbell_to_nobody);
+    g_test_add_func("/ivshmem-client/doorbell/to-a-full-counter",
+                    test_doorbell_to_a_full_counter);
+    g_test_add_func("/ivshmem-client/doorbell/to-an-announced-peer",
+                    test_doorbell_to_an_announced_peer);
+    g_test_add_func("/ivshmem-client/doorbell/to-an-id-used-again",
+                    test_doorbell_to_an_id_used_again);
+    g_test_add_func("/ivshmem-client/doorbell/to-many", test_doorbell_to_many);
+    g_test_add_func("/ivshmem-client/doorbell/at-the-end",
+                    test_doorbell_at_the_end);
+}
