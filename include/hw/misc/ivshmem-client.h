@@ -27,7 +27,8 @@
  *  + What cannot be returned as an Error is reported: each kind of bad message,
  *    and a bad greeting, once until the next greeting.
  *
- * All functions and callbacks are for the main loop, under the BQL.
+ * All functions are for the main loop, and all callbacks but @interrupt come
+ * from it, under the BQL.
  */
 
 #ifndef HW_MISC_IVSHMEM_CLIENT_H
@@ -86,8 +87,8 @@ typedef enum IvshmemClientPhase {
  * @chr: where the server is; the device's property
  * @peers: to ring, to listen, and to look in
  * @phase: to look in
- * @greeting_ms: how long a greeting may take, 10 s unless the device says
- *               otherwise
+ * @greeting_ms: how long a greeting may take, and the peers that come with it,
+ *               10 s each unless the device says otherwise
  *
  * What follows is the client's own.
  */
@@ -140,9 +141,9 @@ void ivshmem_client_init(IvshmemClient *c, const IvshmemClientOps *ops,
  *        greeting; or the device's own error
  *
  * Waits until the server has greeted and has told of the peers it has, no
- * longer than 10 s for either. If the chardev reconnects, waits for a server
- * as long as it takes. When this returns true, the memory has been taken and
- * the own id is known.
+ * longer than @IvshmemClient::greeting_ms for either. If the chardev
+ * reconnects, waits for a server as long as it takes. When this returns true,
+ * the memory has been taken and the own id is known.
  *
  * Returns: true, or false with all undone but what the device's callbacks did.
  */
