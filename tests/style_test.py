@@ -121,6 +121,15 @@ class Style(unittest.TestCase):
                 with self.subTest(path):
                     compile(text, path, 'exec')
 
+    def test_length_of_tests(self):
+        """A file of tests has one theme, and can be read from end to end."""
+        lengths = {path: text.count('\n') for path, text in our_files()
+                   if path.match('tests/*.py') or
+                   path.parts[:2] in (('tests', 'qtest'), ('tests', 'unit'))}
+        self.assertGreater(len(lengths), 30)
+        self.assertEqual({str(path): length for path, length in lengths.items()
+                          if length > 1500}, {})
+
     def test_each_fuzzer_has_a_corpus(self):
         """By which tools/fuzz finds it."""
         fuzzers = [name for path in ROOT.glob('tests/qtest/fuzz/*_fuzz.c')
