@@ -340,7 +340,7 @@ static void test_chardev_is_not_connected(void)
     Fixture *f = fixture_new("");
 
     server_hang_up(f);
-    qemu_chr_fe_disconnect(&f->client.chr);
+    WAIT_UNTIL(!qemu_chr_fe_backend_open(&f->client.chr));
     check_refused(f, "chardev 'ivshmem' is not connected");
 }
 

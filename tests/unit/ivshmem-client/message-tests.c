@@ -11,6 +11,7 @@
 
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 
 /* A bad message is reported once, and changes nothing. */
 static void check_bad_message(int64_t value, unsigned nfds, const int *fds,
@@ -60,6 +61,7 @@ static void test_message_several_fds(void)
     check_bad_message(PEER_ID, 2, (int[]) { fd, fd }, "expected at most one");
     check_bad_message(OWN_ID, 4, (int[]) { fd, fd, fd, fd },
                       "expected at most one");
+    check_bad_message(7, 4, (int[]) { fd, fd, fd, fd }, "expected at most one");
     close(fd);
 }
 
@@ -67,13 +69,18 @@ static void test_message_several_fds(void)
 static void test_message_not_an_eventfd(void)
 {
     int fds[2], shm = fake_server_memory(qemu_real_host_page_size());
+    int socks[2];
 
     g_assert_cmpint(pipe(fds), ==, 0);
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM, 0, socks), ==, 0);
     check_bad_message(PEER_ID, 1, &fds[1], "expected an eventfd");
     check_bad_message(OWN_ID, 1, &fds[0], "expected an eventfd");
     check_bad_message(7, 1, &shm, "expected an eventfd");
-    close(fds[0]);
-    close(fds[1]);
+    check_bad_message(7, 1, &socks[0], "expected an eventfd");
+    for (unsigned i = 0; i < 2; i++) {
+        close(fds[i]);
+        close(socks[i]);
+    }
     close(shm);
 }
 
@@ -83,26 +90,41 @@ static void test_message_gone(void)
     check_bad_message(7, 0, NULL, "peer is gone that never came");
 }
 
-/* One in eight writes, with an fd on one or on each of them. */
+/* Writes of parts of a message, with fds on one or on each, or of several. */
 static void test_message_in_pieces(void)
 {
     Running r = running_new();
     int fd = new_eventfd(r.f);
-    uint8_t bytes[8] = { 7 };
+    uint8_t bytes[24] = { [0] = 7, [8] = 7, [16] = 7 };
 
-    for (unsigned i = 0; i < sizeof(bytes); i++) {
+    for (unsigned i = 0; i < 8; i++) {
         server_send_bytes(r.f, bytes + i, 1, i == 3, &fd);
     }
     sync_with_client(r.f);
     ring(r.f, 7, 0);
     g_assert_cmpint(rung(fd), ==, 1);
-    for (unsigned i = 0; i < sizeof(bytes); i++) {
+    for (unsigned i = 0; i < 8; i++) {
         server_send_bytes(r.f, bytes + i, 1, 1, &fd);
     }
     running_check(&r);
     g_assert_cmpint(r.f->client.peers.others[7]->nvectors, ==, 1);
     g_assert_cmpint(reported(r.f, "ignored message 7 with 8 file descriptors"),
                     ==, 1);
+
+    server_send_bytes(r.f, bytes, 16, 0, NULL); /* gone, and that never came */
+    running_check(&r);
+    g_assert_null(r.f->client.peers.others[7]);
+    g_assert_cmpint(reported(r.f, "never came"), ==, 1);
+    g_assert_cmpint(reported(r.f, "\n"), ==, 2);
+
+    server_send_bytes(r.f, bytes, 12, 0, NULL);
+    sync_with_client(r.f);
+    server_send_bytes(r.f, bytes + 12, 12, 0, NULL);
+    server_send_fd(r.f, 7, fd);
+    running_check(&r);
+    ring(r.f, 7, 0);
+    g_assert_cmpint(rung(fd), ==, 1);
+    g_assert_cmpint(reported(r.f, "\n"), ==, 2);
     running_free(&r);
 }
 
@@ -112,7 +134,7 @@ static void test_message_without_fds(void)
     Running r = running_new();
     struct rlimit limit, none;
     int peer7 = server_send_vector(r.f, 7);
-    int lost[] = { new_eventfd(r.f), new_eventfd(r.f) };
+    int fds[] = { new_eventfd(r.f), new_eventfd(r.f), new_eventfd(r.f) };
     int free_fd;
 
     sync_with_client(r.f);
@@ -121,14 +143,19 @@ static void test_message_without_fds(void)
     g_assert_cmpint(getrlimit(RLIMIT_NOFILE, &limit), ==, 0);
     none = (struct rlimit) { free_fd, limit.rlim_max };
     g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &none), ==, 0);
-    server_send_fd(r.f, 7, lost[0]);    /* and the one that it had */
+    server_send_fd(r.f, 7, fds[0]);     /* and the one that it had */
     WAIT_UNTIL(reported(r.f, "\n"));
-    server_send_fd(r.f, 8, lost[1]);
+    server_send_fd(r.f, 8, fds[1]);     /* has the room of that one */
+    server_send_fd(r.f, 9, fds[2]);     /* is lost, and not told again */
     sync_with_client(r.f);
     g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &limit), ==, 0);
     running_check(&r);
     ring(r.f, 7, 0);
+    ring(r.f, 8, 0);
+    ring(r.f, 9, 0);
     g_assert_cmpint(rung(peer7), ==, 0);
+    g_assert_cmpint(rung(fds[1]), ==, 1);
+    g_assert_cmpint(rung(fds[2]), ==, 0);
     g_assert_cmpint(reported(r.f, "\n"), ==, 1);
     g_assert_cmpint(reported(r.f, "device: 2 eventfds from chardev 'ivshmem' "
                              "were lost for want of file descriptors"), ==, 1);

@@ -7,9 +7,18 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/error.h"
 #include "ivshmem-client/framework.h"
+#include "iothread.h"
 
 /* Peers */
+
+static void check_rung(const int *fds, unsigned n, unsigned expected)
+{
+    for (unsigned i = 0; i < n; i++) {
+        g_assert_cmpint(rung(fds[i]), ==, expected);
+    }
+}
 
 /* An id used again has its own vectors, not those of its predecessor. */
 static void test_peer_comes_and_goes(void)
@@ -26,18 +35,22 @@ static void test_peer_comes_and_goes(void)
         g_assert_cmpint(rung(fds[i]), ==, 1);
     }
     server_send_id(r.f, 7);
-    sync_with_client(r.f);
-    ring(r.f, 7, 0);
-    g_assert_cmpint(rung(fds[0]), ==, 0);
+    running_check(&r);
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
+        ring(r.f, 7, i);
+    }
+    check_rung(fds, ARRAY_SIZE(fds), 0);
     again = server_send_vector(r.f, 7);
     sync_with_client(r.f);
-    ring(r.f, 7, 0);
-    ring(r.f, 7, 1);
-    g_assert_cmpint(rung(again), ==, 1);
     for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
-        g_assert_cmpint(rung(fds[i]), ==, 0);
+        ring(r.f, 7, i);
     }
+    g_assert_cmpint(rung(again), ==, 1);
+    check_rung(fds, ARRAY_SIZE(fds), 0);
+    server_send_id(r.f, 7);
     running_check(&r);
+    ring(r.f, 7, 0);
+    g_assert_cmpint(rung(again), ==, 0);
     g_assert_cmpint(reported(r.f, "\n"), ==, 0);
     running_free(&r);
 }
@@ -45,21 +58,37 @@ static void test_peer_comes_and_goes(void)
 /* What comes beyond those that the device can ring is closed. */
 static void test_peer_with_many_vectors(void)
 {
-    Running r = running_new();
-    int fd = new_eventfd(r.f);
-    unsigned open = count_fds();
+    static const unsigned counts[] = {
+        1, MAX_PEER_VECTORS, MAX_PEER_VECTORS + 1, 200
+    };
 
-    for (unsigned i = 0; i < 100; i++) {
-        server_send_fd(r.f, 7, fd);
+    for (unsigned i = 0; i < ARRAY_SIZE(counts); i++) {
+        Running r = running_new();
+        unsigned open;
+        int fds[200];
+
+        for (unsigned v = 0; v < counts[i]; v++) {
+            fds[v] = new_eventfd(r.f);
+        }
+        open = count_fds();
+        for (unsigned v = 0; v < counts[i]; v++) {
+            server_send_fd(r.f, 7, fds[v]);
+            sync_with_client(r.f);
+        }
+        g_assert_cmpint(count_fds(), ==,
+                        open + MIN(counts[i], MAX_PEER_VECTORS));
+        for (unsigned v = 0; v < counts[i]; v++) {
+            ring(r.f, 7, v);
+            g_assert_cmpint(rung(fds[v]), ==, v < MAX_PEER_VECTORS);
+        }
+        ring(r.f, 7, 256);
+        g_assert_cmpint(rung(fds[0]), ==, 0);
+        server_send_id(r.f, 7);
+        running_check(&r);
+        g_assert_cmpint(count_fds(), ==, open);
+        g_assert_cmpint(reported(r.f, "\n"), ==, 0);
+        running_free(&r);
     }
-    sync_with_client(r.f);
-    g_assert_cmpint(count_fds(), ==, open + MAX_PEER_VECTORS);
-    for (unsigned i = 0; i < 100; i++) {
-        ring(r.f, 7, i);
-    }
-    g_assert_cmpint(rung(fd), ==, MAX_PEER_VECTORS);
-    running_check(&r);
-    running_free(&r);
 }
 
 /* 10,000 of them, each with an id of its own, a few at a time. */
@@ -117,14 +146,47 @@ static void test_peer_with_all_vectors(void)
     finish(f);
 }
 
-/* Eventfds that block would hang peers that read them until they are empty. */
+/*
+ * O_NONBLOCK belongs to the open file, and so to all who share the eventfd: a
+ * peer that reads until there is no more would hang without. QEMU's chardev
+ * takes it from each fd that it receives.
+ */
+static void check_does_not_block(IOThread *iothread)
+{
+    Fixture *f = fixture_new("");
+    AioContext *ctx = iothread ? iothread_get_aio_context(iothread) :
+                                 iohandler_get_aio_context();
+    int two[2];
+
+    server_greet(f, OWN_ID);
+    for (unsigned i = 0; i <= MAX_PEER_VECTORS; i++) { /* one too many */
+        server_send_vector(f, PEER_ID);
+    }
+    server_send_vector(f, OWN_ID);
+    server_send_vector(f, OWN_ID);                      /* likewise */
+    g_assert_true(ivshmem_client_connect(&f->client, 1, ctx, &error_abort));
+    ivshmem_peers_listen(&f->client.peers, 0);
+    server_send_vector(f, 7);
+    two[0] = new_eventfd(f);                            /* is ignored */
+    two[1] = new_eventfd(f);
+    server_send(f, 8, 2, two);
+    sync_with_client(f);
+    g_assert_cmpint(reported(f, "ignored message 8"), ==, 1);
+    for (guint i = 0; i < f->eventfds->len; i++) {
+        g_assert_cmpint(fcntl(g_array_index(f->eventfds, int, i), F_GETFL) &
+                        O_NONBLOCK, !=, 0);
+    }
+    ivshmem_client_disconnect(&f->client);
+    if (iothread) {
+        iothread_join(iothread);
+    }
+    fixture_free(f);
+}
+
 static void test_peer_does_not_block(void)
 {
-    Running r = running_new();
-
-    g_assert_cmpint(fcntl(r.peer, F_GETFL) & O_NONBLOCK, !=, 0);
-    g_assert_cmpint(fcntl(r.own, F_GETFL) & O_NONBLOCK, !=, 0);
-    running_free(&r);
+    check_does_not_block(NULL);
+    check_does_not_block(iothread_new());
 }
 
 /* Doorbells */
@@ -187,13 +249,15 @@ static void test_doorbell_to_an_announced_peer(void)
     g_assert_cmpint(peers->doorbells_sent, ==, 1);
 
     /* The same if all of the message has come by the time that it is read. */
-    server_send_bytes(r.f, (uint8_t[3]) { 8 }, 3, 0, NULL);
-    ring(r.f, 8, 0);
-    server_send_bytes(r.f, (uint8_t[5]) {}, 5, 1, &fd);
-    ring(r.f, 8, 0);
-    sync_with_client(r.f);
-    g_assert_cmpint(rung(fd), ==, 1);
-    g_assert_cmpint(peers->doorbells_dropped, ==, 4);
+    for (unsigned i = 0; i < 2; i++) { /* the piece that the eventfd is with */
+        server_send_bytes(r.f, (uint8_t[3]) { 8 + i }, 3, i == 0, &fd);
+        ring(r.f, 8 + i, 0);
+        server_send_bytes(r.f, (uint8_t[5]) {}, 5, i == 1, &fd);
+        ring(r.f, 8 + i, 0);
+        sync_with_client(r.f);
+        g_assert_cmpint(rung(fd), ==, 1);
+        g_assert_cmpint(peers->doorbells_dropped, ==, 4 + i);
+    }
     running_free(&r);
 }
 
@@ -216,6 +280,34 @@ static void test_doorbell_to_an_id_used_again(void)
     g_assert_cmpint(rung(old), ==, 0);
     g_assert_cmpint(rung(new), ==, 2);
     g_assert_cmpint(r.f->client.peers.doorbells_dropped, ==, 1);
+    running_free(&r);
+}
+
+/* However many wait for the old one: none is lost, and each has some. */
+static void test_doorbell_while_an_id_is_used_again(void)
+{
+    Running r = running_new();
+    int old = server_send_vector(r.f, 7), new;
+
+    sync_with_client(r.f);
+    for (unsigned i = 0; i < 40; i++) {
+        unsigned rung_old;
+
+        for (unsigned j = 0; j < 3; j++) {
+            server_send_vector(r.f, 100 * i + 1000 + j);
+            ring(r.f, 7, 0);
+        }
+        server_send_id(r.f, 7);
+        new = server_send_vector(r.f, 7);
+        ring(r.f, 7, 0);
+        sync_with_client(r.f);
+        rung_old = rung(old);
+        g_assert_cmpint(rung_old, >=, 1);
+        g_assert_cmpint(rung_old, <=, 3);
+        g_assert_cmpint(rung(new), ==, 4 - rung_old);
+        old = new;
+    }
+    g_assert_cmpint(r.f->client.peers.doorbells_dropped, ==, 0);
     running_free(&r);
 }
 
@@ -243,6 +335,48 @@ static void test_doorbell_to_many(void)
     g_assert_cmpint(rung(r.peer), ==, 1000);
     g_assert_cmpint(rung(fd), ==, 0);
     g_assert_cmpint(peers->doorbells_dropped, ==, 12 + IVSHMEM_MAX_KEPT);
+    running_free(&r);
+}
+
+/* The first of them arrive, however often each was rung. */
+static void test_doorbell_to_many_announced_peers(void)
+{
+    Running r = running_new();
+    int fds[IVSHMEM_MAX_KEPT + 6];
+
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
+        fds[i] = server_send_vector(r.f, 100 + i);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
+        ring(r.f, 100 + i, 0);
+        ring(r.f, 100 + i, 0);
+    }
+    check_rung(fds, ARRAY_SIZE(fds), 0);
+    sync_with_client(r.f);
+    check_rung(fds, IVSHMEM_MAX_KEPT, 2);
+    check_rung(fds + IVSHMEM_MAX_KEPT, 6, 0);
+    g_assert_cmpint(r.f->client.peers.doorbells_dropped, ==, 12);
+    running_free(&r);
+}
+
+/* To ring all who are known while one joins is fine, however many they are. */
+static void test_doorbell_to_many_known_peers(void)
+{
+    Running r = running_new();
+    int fds[200];
+
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
+        fds[i] = server_send_vector(r.f, 100 + i);
+        sync_with_client(r.f);
+    }
+    server_send_vector(r.f, 7);
+    for (unsigned i = 0; i < ARRAY_SIZE(fds); i++) {
+        ring(r.f, 100 + i, 0);
+    }
+    check_rung(fds, ARRAY_SIZE(fds), 0);
+    sync_with_client(r.f);
+    check_rung(fds, ARRAY_SIZE(fds), 1);
+    g_assert_cmpint(r.f->client.peers.doorbells_dropped, ==, 0);
     running_free(&r);
 }
 
@@ -281,7 +415,13 @@ void add_peer_tests(void)
                     test_doorbell_to_an_announced_peer);
     g_test_add_func("/ivshmem-client/doorbell/to-an-id-used-again",
                     test_doorbell_to_an_id_used_again);
+    g_test_add_func("/ivshmem-client/doorbell/while-an-id-is-used-again",
+                    test_doorbell_while_an_id_is_used_again);
     g_test_add_func("/ivshmem-client/doorbell/to-many", test_doorbell_to_many);
+    g_test_add_func("/ivshmem-client/doorbell/to-many-announced-peers",
+                    test_doorbell_to_many_announced_peers);
+    g_test_add_func("/ivshmem-client/doorbell/to-many-known-peers",
+                    test_doorbell_to_many_known_peers);
     g_test_add_func("/ivshmem-client/doorbell/at-the-end",
                     test_doorbell_at_the_end);
 }

@@ -16,14 +16,17 @@ static void test_server_gone(void)
 {
     Running r = running_new();
     int fd = new_eventfd(r.f);
+    unsigned open = count_fds();
 
     server_send_bytes(r.f, (uint8_t[5]) { 7 }, 5, 1, &fd); /* in a message */
     server_hang_up(r.f);
     WAIT_UNTIL(reported(r.f, "\n"));
+    WAIT_UNTIL(count_fds() == open - 2); /* both ends of the connection */
     g_assert_cmpint(r.f->client.phase, ==, IVSHMEM_CLIENT_DISCONNECTED);
     g_assert_cmpint(reported(r.f, "device: the server at chardev 'ivshmem' is "
                              "gone, going on with the peers that are known"),
                     ==, 1);
+    g_assert_cmpint(reported(r.f, "\n"), ==, 1);
     g_assert_cmpint(r.f->gone, ==, 0);
     ring(r.f, PEER_ID, 0);
     ring(r.f, 7, 0);
@@ -43,6 +46,7 @@ static void test_server_gone_at_start(void)
     r.peer = server_send_vector(r.f, PEER_ID);
     server_hang_up(r.f);
     connect_client(r.f, 1);
+    g_assert_cmpint(r.f->client.peers.id, ==, OWN_ID);
     ring(r.f, PEER_ID, 0);
     g_assert_cmpint(rung(r.peer), ==, 1);
     running_free(&r);
@@ -64,7 +68,8 @@ static void test_restart(void)
     for (unsigned i = 1; i <= 20; i++) {
         int old_peer = r.peer;
 
-        server_comes_back(f);
+        server_send_bytes(f, (uint8_t[5]) { 7 }, 5, 1, &r.peer);
+        server_comes_back(f);   /* having ended in a message */
         g_assert_cmpint(f->gone, ==, i);
         ring(f, PEER_ID, 0);
         g_assert_cmpint(rung(old_peer), ==, 0);
