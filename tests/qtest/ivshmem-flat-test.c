@@ -707,29 +707,6 @@ static void test_looking_in(void)
     fake_free(srv);
 }
 
-/* "If the client is configured for fewer vectors, it closes the extra" */
-static void test_interrupt_of_an_extra_vector_is_not_served(void)
-{
-    FakeServer *srv = fake_new();
-    int own, extra[100];
-    QTestState *qts;
-
-    own = fake_script_client(srv, OWN_ID);
-    for (unsigned i = 0; i < ARRAY_SIZE(extra); i++) {
-        extra[i] = fake_script_vector(srv, OWN_ID);
-        interrupt(extra[i]);
-    }
-    qts = fake_machine(srv);
-    fake_sync(srv, qts);
-    interrupt(own);
-    wait_interrupt(qts, INPUT);
-    for (unsigned i = 0; i < ARRAY_SIZE(extra); i++) {
-        g_assert_cmpint(rung(extra[i]), ==, 1);
-    }
-    qtest_quit(qts);
-    fake_free(srv);
-}
-
 /* No interrupt wired: notification is off both ways, memory is there. */
 
 static void test_no_interrupt(void)
@@ -812,8 +789,6 @@ static void add_plain_tests(void)
                    test_doorbell_to_a_full_counter);
     qtest_add_func("/ivshmem-flat/interrupt/from-a-peer",
                    test_interrupt_from_a_peer);
-    qtest_add_func("/ivshmem-flat/interrupt/extra-vectors-are-not-served",
-                   test_interrupt_of_an_extra_vector_is_not_served);
 
     qtest_add_func("/ivshmem-flat/vectors/drive-their-outputs",
                    test_vectors_drive_their_outputs);
@@ -857,7 +832,6 @@ int main(int argc, char **argv)
     add_restart_tests();
     add_migration_tests();
     add_greeting_tests();
-    add_message_tests();
     add_peer_tests();
     add_server_tests();
     add_guest_tests();

@@ -308,18 +308,6 @@ int fake_send_vector(FakeServer *srv, int64_t id)
     return fd;
 }
 
-void fake_send_bytes(FakeServer *srv, Message m, uint8_t with_fd)
-{
-    for (unsigned i = 0; i < m.len; i++) {
-        fake_send(srv, (Message) {
-            .bytes = { m.bytes[i] },
-            .len = 1,
-            .fds = { m.fds[0] },
-            .nfds = with_fd >> i & 1,
-        });
-    }
-}
-
 bool fake_is_read(FakeServer *srv)
 {
     int unread;

@@ -38,7 +38,6 @@ void add_config_tests(void);
 void add_restart_tests(void);
 void add_migration_tests(void);
 void add_greeting_tests(void);
-void add_message_tests(void);
 void add_peer_tests(void);
 void add_server_tests(void);
 void add_guest_tests(void);
@@ -218,9 +217,6 @@ void fake_send(FakeServer *srv, Message m);
 void fake_send_gone(FakeServer *srv, int64_t id);
 void fake_send_fd(FakeServer *srv, int64_t id, int fd);
 int fake_send_vector(FakeServer *srv, int64_t id);
-
-/* One by one, the message's fd with each byte that has its bit set. */
-void fake_send_bytes(FakeServer *srv, Message m, uint8_t with_fd);
 
 /* Has the client read all that was sent? */
 bool fake_is_read(FakeServer *srv);

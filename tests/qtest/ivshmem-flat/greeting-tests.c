@@ -24,25 +24,6 @@ static void check_greeting(FakeServer *srv, const char *expected)
     fake_free(srv);
 }
 
-static void test_greeting_version(void)
-{
-    static const struct {
-        int64_t version;
-        const char *expected;
-    } cases[] = {
-        { 1, "server sent protocol version 1, expected 0" },
-        { -1, "server sent protocol version -1, expected 0" },
-        { INT64_MIN, "server sent protocol version -9223372036854775808" },
-    };
-
-    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
-        FakeServer *srv = fake_new();
-
-        fake_script_id(srv, cases[i].version);
-        check_greeting(srv, cases[i].expected);
-    }
-}
-
 /* There are servers that send the memory last. */
 static void check_greeting_memory_last(const char *iothread)
 {
@@ -197,26 +178,6 @@ static void test_greeting_memory_sealed(void)
     fake_free(srv);
 }
 
-/* The stream ends after each possible number of bytes. */
-static void test_greeting_end_of_stream(void)
-{
-    for (unsigned len = 0; len < 24; len++) {
-        FakeServer *srv = fake_new();
-        g_autofree char *expected = g_strdup_printf(
-            "server closed the connection after %u bytes, expected %s", len,
-            len < 8 ? "the protocol version" :
-            len < 16 ? "the own id" : "the shared memory");
-        Message m = { .len = len };
-
-        memset(m.bytes + 16, 0xff, 8);
-        if (len) {
-            fake_script(srv, m);
-        }
-        srv->hang_up = true;
-        check_greeting(srv, expected);
-    }
-}
-
 typedef struct Silence {
     unsigned len;               /* bytes before it */
     gulong pause_us;            /* after each of them */
@@ -330,7 +291,6 @@ static void test_greeting_of_a_legacy_server(void)
 
 void add_greeting_tests(void)
 {
-    qtest_add_func("/ivshmem-flat/greeting/version", test_greeting_version);
     qtest_add_func("/ivshmem-flat/greeting/memory-last",
                    test_greeting_memory_last);
     qtest_add_func("/ivshmem-flat/greeting/without-memory",
@@ -341,8 +301,6 @@ void add_greeting_tests(void)
                    test_greeting_memory_of_another_user);
     qtest_add_func("/ivshmem-flat/greeting/memory-sealed",
                    test_greeting_memory_sealed);
-    qtest_add_func("/ivshmem-flat/greeting/end-of-stream",
-                   test_greeting_end_of_stream);
     qtest_add_func("/ivshmem-flat/greeting/silence", test_greeting_silence);
     qtest_add_func("/ivshmem-flat/greeting/something-else",
                    test_greeting_of_something_else);
