@@ -112,7 +112,8 @@ struct Run {
     uint64_t read;              /* in whole messages */
     unsigned messages;
     bool greeted;               /* it has had all of the greeting */
-    unsigned next_attached;
+    unsigned next_attached;     /* in @attached: to come with a message */
+    unsigned next_checked;      /* likewise: to be looked at */
     bool vague;                 /* QEMU 10.2 hangs up on an fd with O_PATH */
     bool bad_greeting;
     bool server_gone;
