@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 struct test {
@@ -22,7 +23,8 @@ struct test {
     struct test *next;
 };
 
-static struct test *all_tests;
+/* One for all files of a program */
+__attribute__((weak)) struct test *all_tests;
 
 /*
  * A test: a function without arguments that returns if all is well. Python
@@ -64,6 +66,37 @@ static inline uint32_t next_random(uint32_t *x)
     *x ^= *x >> 17;
     *x ^= *x << 5;
     return *x;
+}
+
+/*
+ * Shared memory between two inaccessible pages, so that a step too far is a
+ * crash. The end is the strict side; @size must keep the start aligned.
+ */
+static inline size_t guarded_pages(size_t size)
+{
+    size_t page = (size_t)getpagesize();
+
+    return (size + page - 1) / page * page;
+}
+
+static inline uint8_t *new_guarded(size_t size)
+{
+    size_t page = (size_t)getpagesize();
+    size_t pages = guarded_pages(size);
+    uint8_t *map = mmap(NULL, pages + 2 * page, PROT_NONE,
+                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    CHECK(map != MAP_FAILED);
+    CHECK_EQUAL(mprotect(map + page, pages, PROT_READ | PROT_WRITE), 0);
+    return map + page + pages - size;
+}
+
+static inline void free_guarded(uint8_t *memory, size_t size)
+{
+    size_t page = (size_t)getpagesize();
+    size_t pages = guarded_pages(size);
+
+    munmap(memory + size - pages - page, pages + 2 * page);
 }
 
 /* How long a test waits for what should happen, under load */

@@ -1,6 +1,6 @@
 """Tests in C of what is in guest/, as test cases.
 
-Each test in NAME.c is a test case, plain and with the sanitizers that have
+Each test in a NAME.c is a test case, plain and with the sanitizers that have
 something to say about it: see add_tests(). What they test is also compiled for
 the oldest and the newest kind of core that it promises to suit: see Portable.
 """
@@ -36,12 +36,12 @@ def run(argv, **kwargs):
 class Compiled(unittest.TestCase):
     """The tests as they are.
 
-    name     of the tests, without .c
+    tests    where they are, without .c
     sources  what they test, in guest/
     flags    for the compiler
     kinds    of each test, the program's first argument; or none
     """
-    name = None
+    tests = ()
     sources = ()
     flags = ()
     kinds = ()
@@ -50,13 +50,14 @@ class Compiled(unittest.TestCase):
     def setUpClass(cls):
         folder = tempfile.TemporaryDirectory(prefix='ivshmem-compiled-')
         cls.addClassCleanup(folder.cleanup)
-        cls.program = Path(folder.name) / cls.name
+        cls.program = Path(folder.name) / cls.tests[0]
         status, output = run([
             os.environ.get('CC', 'cc'), '-O2', '-g', *WARNINGS, *cls.flags,
-            '-pthread', '-I', GUEST, TESTS / f'{cls.name}.c',
+            '-pthread', '-I', GUEST, *(TESTS / f'{name}.c' for name in
+                                       cls.tests),
             *(GUEST / source for source in cls.sources), '-o', cls.program])
         if status:
-            raise AssertionError(f'cannot compile {cls.name}.c:\n{output}')
+            raise AssertionError(f'cannot compile {cls.tests}:\n{output}')
 
 
 class Memory(Compiled):
@@ -69,10 +70,11 @@ class Threads(Compiled):
     flags = ('-fsanitize=thread', '-Wno-tsan')
 
 
-def tests_in(name):
-    """What is in NAME.c: whether it is a test of threads, and what it is called"""
-    return re.findall(r'^TEST(_OF_THREADS)?\((\w+)\)$',
-                      (TESTS / f'{name}.c').read_text(), re.M)
+def tests_in(names):
+    """What is there: whether it is a test of threads, and what it is called"""
+    return [test for name in names for test in
+            re.findall(r'^TEST(_OF_THREADS)?\((\w+)\)$',
+                       (TESTS / f'{name}.c').read_text(), re.M)]
 
 
 def add_test(cls, name):
@@ -85,8 +87,8 @@ def add_test(cls, name):
 
 
 def add_tests(plain, memory, threads):
-    """Give these classes methods for each test in their NAME.c."""
-    names = tests_in(plain.name)
+    """Give these classes methods for each of their tests."""
+    names = tests_in(plain.tests)
 
     def test_none_is_forgotten(self):
         _, usage = run([self.program])

@@ -19,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 
 #include "check.h"
 #include "icmsg_talk.h"
@@ -27,10 +26,7 @@
 #define READ 0
 #define HANDSHAKE 4
 
-/*
- * Two regions, each between two inaccessible pages, so that a step too far is
- * a crash; and the sides, each with its doorbell
- */
+/* Two regions, and the sides, each with its doorbell */
 struct bench {
     uint8_t *region[2];         /* written by side 0, by side 1 */
     size_t size;
@@ -39,19 +35,6 @@ struct bench {
     struct ivshmem_icmsg side[2];
     int doorbell[2];
 };
-
-static uint8_t *new_region(size_t size)
-{
-    size_t page = (size_t)getpagesize();
-    size_t pages = (size + page - 1) / page * page;
-    uint8_t *map = mmap(NULL, pages + 2 * page, PROT_NONE,
-                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-
-    CHECK(map != MAP_FAILED);
-    CHECK_EQUAL(mprotect(map + page, pages, PROT_READ | PROT_WRITE), 0);
-    /* the end is the strict side; size must keep the start aligned */
-    return map + page + pages - size;
-}
 
 static struct bench *new_bench(size_t size, uint32_t alignment, bool sessions)
 {
@@ -62,7 +45,7 @@ static struct bench *new_bench(size_t size, uint32_t alignment, bool sessions)
     b->alignment = alignment;
     b->sessions = sessions;
     for (int i = 0; i < 2; i++) {
-        b->region[i] = new_region(size);
+        b->region[i] = new_guarded(size);
         b->doorbell[i] = eventfd(0, EFD_NONBLOCK);
         CHECK(b->doorbell[i] >= 0);
     }
@@ -71,11 +54,8 @@ static struct bench *new_bench(size_t size, uint32_t alignment, bool sessions)
 
 static void free_bench(struct bench *b)
 {
-    size_t page = (size_t)getpagesize();
-    size_t pages = (b->size + page - 1) / page * page;
-
     for (int i = 0; i < 2; i++) {
-        munmap(b->region[i] + b->size - pages - page, pages + 2 * page);
+        free_guarded(b->region[i], b->size);
         close(b->doorbell[i]);
     }
     free(b);

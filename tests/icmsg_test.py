@@ -25,7 +25,7 @@ from ivshmem_flat.icmsg import (BOUND, DEAD, OPENING, UNBOUND, Broken, ICMsg,
 
 
 class Layer:
-    name = 'icmsg_test'
+    tests = 'icmsg_test',
     sources = ('ivshmem_icmsg.c', 'icmsg_talk.c', 'talk.c')
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Tests of the message layer (guest/ivshmem_msg.c) on the host.
 
-Each test in msg_test.c is a test case here for each kind of link, as it is and
-with the sanitizers that have something to say about it. Each of these programs
-has another table for the CRC. The layer is also compiled for the oldest and
+Each test in msg_test.c, msg_hostile_test.c and msg_threads_test.c is a test
+case here for each kind of link, as it is and with the sanitizers that have
+something to say about it. Each of these programs has another table for the CRC. The layer is also compiled for the oldest and
 the newest kind of core that it promises to suit.
 """
 # Copyright (c) 2026 The ivshmem-flat authors
@@ -16,7 +16,7 @@ import compiled
 
 
 class Layer:
-    name = 'msg_test'
+    tests = 'msg_test', 'msg_hostile_test', 'msg_threads_test'
     sources = ('ivshmem_msg.c', 'exchange.c')
     kinds = ('plain', 'crc')
 
@@ -38,7 +38,7 @@ class Threads(Layer, compiled.Threads):
 
 
 compiled.add_tests(Plain, Memory, Threads)
-for _, test_name in compiled.tests_in(Layer.name):
+for _, test_name in compiled.tests_in(Layer.tests):
     if test_name.startswith('crc_'):    # with each table
         compiled.add_test(Threads, test_name)
 

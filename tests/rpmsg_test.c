@@ -19,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 
 #include "check.h"
 #include "ivshmem_rpmsg.h"
@@ -28,10 +27,7 @@
 #define REMOTE 1
 #define ADDRESS UINT64_C(0x123456789000)     /* of the region, in descriptors */
 
-/*
- * One region between two inaccessible pages, so that a step too far is a crash;
- * and the sides, each with its doorbell
- */
+/* One region, and the sides, each with its doorbell */
 struct bench {
     uint8_t *region;
     size_t size;
@@ -40,24 +36,13 @@ struct bench {
     int doorbell[2];
 };
 
-static size_t pages(size_t size)
-{
-    size_t page = (size_t)getpagesize();
-
-    return (size + page - 1) / page * page;
-}
-
 static struct bench *new_bench(size_t size)
 {
-    size_t page = (size_t)getpagesize();
     struct bench *b = calloc(1, sizeof(*b));
-    uint8_t *map = mmap(NULL, pages(size) + 2 * page, PROT_NONE,
-                        MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
-    CHECK(b && map != MAP_FAILED);
-    CHECK_EQUAL(mprotect(map + page, pages(size), PROT_READ | PROT_WRITE), 0);
+    CHECK(b);
     b->size = size;
-    b->region = map + page + pages(size) - size; /* the end is the strict one */
+    b->region = new_guarded(size);
     for (int i = 0; i < 2; i++) {
         b->doorbell[i] = eventfd(0, EFD_NONBLOCK);
         CHECK(b->doorbell[i] >= 0);
@@ -77,10 +62,7 @@ static struct bench *new_zephyr_bench(size_t size, uint32_t buffer_size)
 
 static void free_bench(struct bench *b)
 {
-    size_t page = (size_t)getpagesize();
-
-    munmap(b->region + b->size - pages(b->size) - page,
-           pages(b->size) + 2 * page);
+    free_guarded(b->region, b->size);
     close(b->doorbell[0]);
     close(b->doorbell[1]);
     free(b);

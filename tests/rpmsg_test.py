@@ -10,7 +10,7 @@ import compiled
 
 
 class Layer:
-    name = 'rpmsg_test'
+    tests = 'rpmsg_test',
     sources = ('ivshmem_rpmsg.c', 'rpmsg_talk.c', 'talk.c')
 
 
