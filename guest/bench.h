@@ -53,6 +53,20 @@ enum bench_job {
     BENCH_UART_PING,
     /** wait for @size bytes, send @batch bytes by UART; @count times */
     BENCH_UART_PONG,
+    /**
+     * as BENCH_SEND, ..., BENCH_MESSAGE_PONG, by @protocol; the benchmark has
+     * cleared the memory at BENCH_MESSAGES
+     */
+    BENCH_TALK_SEND,
+    BENCH_TALK_RECEIVE,
+    BENCH_TALK_PING,
+    BENCH_TALK_PONG,
+};
+
+/** By what BENCH_TALK_... send. */
+enum bench_protocol {
+    BENCH_ICMSG,
+    BENCH_RPMSG,
 };
 
 /** How BENCH_PING and BENCH_PONG wait. */
@@ -73,11 +87,12 @@ struct bench_block {
     uint32_t address[2];
     uint32_t size;
     uint32_t batch;
+    uint32_t protocol;
     /* written by the machine */
     uint32_t done;
     uint32_t ticks;         /* of BENCH_HZ */
     uint32_t result;
-    uint32_t reserved[4];
+    uint32_t reserved[3];
     /* written by the other machine: which round it is */
     uint32_t round;
     uint32_t padding[15];

@@ -37,13 +37,18 @@ ROWS = {
                      'DOORBELL, 11,900 peers'), 'DOORBELL, 1 peer'),
     'ivshmem-flat': 'ivshmem-doorbell',
     'ivshmem-doorbell': None,
-    'a message of 64 B': 'WFI',
+    **dict.fromkeys(('a message of 64 B', 'a message of 64 B, ICMsg',
+                     'a message of 64 B, RPMsg'), 'WFI'),
     **{f'{size} B, {way}{what}': reference
        for size in ('16', '256', '4,096', '65,536')
        for way in ('a doorbell each', 'a doorbell for 16',
                    'in place, one for 16')
        for what, reference in (('', None), (', data', 'copy, RAM'),
                                (', CPU', None))},
+    **{f'{size} B, {protocol}{what}': reference
+       for size in ('16', '256', '4,096') for protocol in ('ICMsg', 'RPMsg')
+       for what, reference in (('', None), (', CPU', None), (
+           ', data', f'{size} B, a doorbell each, data'))},
     **{f'{size} B, UART{what}': reference
        for size in ('16', '256', '4,096', '65,536')
        for what, reference in (('', None), (
@@ -107,8 +112,10 @@ class Bench(unittest.TestCase):
                     self.assertLessEqual(row['ratio low'], row['ratio'])
                     self.assertLessEqual(row['ratio'], row['ratio high'])
                 # some have a heading that says the rest
-                shown = {'UART, 64 B': 'round trip of 64 B'}.get(
-                    name, name.removesuffix(', CPU'))
+                shown = {'UART, 64 B': 'round trip of 64 B',
+                         'a message of 64 B, ICMsg': 'the same by ICMsg',
+                         'a message of 64 B, RPMsg': 'the same by RPMsg'}.get(
+                             name, name.removesuffix(', CPU'))
                 self.assertIn(f'\n  {shown}', run.stdout)
         self.assertEqual(len(results['figures']), FIGURES)
         for figure in results['figures']:

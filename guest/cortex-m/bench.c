@@ -10,8 +10,10 @@
 #include "board.h"
 #include "console.h"
 #include "cortex_m.h"
+#include "icmsg_talk.h"
 #include "ivshmem_flat.h"
 #include "ivshmem_msg.h"
+#include "rpmsg_talk.h"
 
 /* The benchmark's own id. */
 #define HOST 0
@@ -53,6 +55,13 @@ static volatile bool rung;
 #define GIVE_BACK 4
 
 static struct ivshmem_msg msg;
+static struct icmsg_talk icmsg = { .talk.protocol = &icmsg_talk_protocol };
+static struct rpmsg_talk rpmsg = {
+    .talk.protocol = &rpmsg_talk_protocol, .name = "bench",
+};
+/* The regions: ICMsg's are two, RPMsg's is one, of this size */
+#define TALK_REGION (1u << 20)
+
 /* aligned as memory that malloc() gives is */
 static uint8_t payload[64 << 10] __attribute__((aligned(8)));
 
@@ -380,6 +389,133 @@ static void message_pong(void)
     }
 }
 
+static void ring_talk(struct talk *talk)
+{
+    if (talk->protocol->doorbell(talk)) {
+        ring(own->peer);
+    }
+}
+
+/* Returns one side of the protocol, once it is bound to the other. */
+static struct talk *bind(bool first)
+{
+    uint8_t *at = (uint8_t *)blocks + BENCH_MESSAGES;
+    uint32_t buffer = own->size + IVSHMEM_RPMSG_HEADER;
+    struct talk *talk;
+
+    if (own->protocol == BENCH_ICMSG) {
+        talk = &icmsg.talk;
+        icmsg.config = (struct ivshmem_icmsg_config) {
+            .tx = at + (first ? 0 : TALK_REGION), .tx_size = TALK_REGION,
+            .rx = at + (first ? TALK_REGION : 0), .rx_size = TALK_REGION,
+        };
+    } else {
+        talk = &rpmsg.talk;
+        rpmsg.config = (struct ivshmem_rpmsg_config) {
+            .memory = at, .address = (uintptr_t)at, .size = TALK_REGION,
+            .host = first,
+        };
+        ivshmem_rpmsg_layout_zephyr(&rpmsg.config.layout, TALK_REGION,
+                                    buffer < RPMSG_TALK_BUFFER_SIZE ?
+                                    RPMSG_TALK_BUFFER_SIZE : buffer,
+                                    RPMSG_TALK_ALIGN);
+    }
+    talk->protocol->open(talk);
+    for (;;) {
+        enum talk_state state;
+
+        rung = false;
+        state = talk->protocol->poll(talk);
+        ring_talk(talk);
+        if (state == TALK_BOUND) {
+            return talk;
+        }
+        sleep_unless(&rung);
+    }
+}
+
+/* Each message begins with its number. */
+static void talk_send_one(struct talk *talk, uint32_t number)
+{
+    *(uint32_t *)(void *)payload = number;
+    while (talk->protocol->send(talk, payload, own->size) == TALK_FULL) {
+        /* nobody rings when it is not */
+    }
+}
+
+/* Sleep until a message has come; was it this one? */
+static bool talk_receive_one(struct talk *talk, uint32_t number)
+{
+    for (;;) {
+        int32_t length;
+
+        rung = false;
+        length = talk->protocol->receive(talk, payload, sizeof(payload));
+        if (length != TALK_EMPTY) {
+            return length == (int32_t)own->size &&
+                   *(uint32_t *)(void *)payload == number;
+        }
+        sleep_unless(&rung);
+    }
+}
+
+static void talk_send(void)
+{
+    struct talk *talk = bind(true);
+    uint32_t start = COUNTER;
+    uint32_t i;
+
+    for (i = 0; i < own->count; i++) {
+        talk_send_one(talk, i);
+        ring_talk(talk);
+    }
+    wait_round(own->count);
+    own->ticks = COUNTER - start;
+    store(&own->round, 0);
+}
+
+/* result: how many were good */
+static void talk_receive(void)
+{
+    struct talk *talk = bind(false);
+    uint32_t i, good = 0;
+
+    for (i = 0; i < own->count; i++) {
+        good += talk_receive_one(talk, i);
+        ring_talk(talk);
+    }
+    own->result = good;
+    next_round(own->count);
+}
+
+/* result: how many answers were good */
+static void talk_ping(void)
+{
+    struct talk *talk = bind(true);
+    uint32_t start = COUNTER;
+    uint32_t i, good = 0;
+
+    for (i = 0; i < own->count; i++) {
+        talk_send_one(talk, i);
+        ring_talk(talk);
+        good += talk_receive_one(talk, i);
+    }
+    own->ticks = COUNTER - start;
+    own->result = good;
+}
+
+static void talk_pong(void)
+{
+    struct talk *talk = bind(false);
+    uint32_t i;
+
+    for (i = 0; i < own->count; i++) {
+        talk_receive_one(talk, i);
+        talk_send_one(talk, i);
+        ring_talk(talk);
+    }
+}
+
 static void uart_init(void)
 {
     UART_BAUDDIV = UART_BAUDDIV_MIN;
@@ -468,6 +604,18 @@ static void do_job(void)
     case BENCH_UART_PING:
     case BENCH_UART_PONG:
         uart_ping(own->job == BENCH_UART_PING);
+        break;
+    case BENCH_TALK_SEND:
+        talk_send();
+        return;
+    case BENCH_TALK_RECEIVE:
+        talk_receive();
+        break;
+    case BENCH_TALK_PING:
+        talk_ping();
+        return;
+    case BENCH_TALK_PONG:
+        talk_pong();
         break;
     default:
         use_memories();
