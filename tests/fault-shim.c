@@ -168,12 +168,31 @@ int ioctl(int fd, unsigned long request, ...)
 PREADV2(preadv2, off_t)
 PREADV2(preadv64v2, off64_t)
 
-ssize_t readlink(const char *restrict path, char *restrict buf, size_t len)
+/* QEMU's open() is one or the other. */
+#define OPEN(function) \
+    int function(const char *path, int flags, ...) \
+    { \
+        va_list args; \
+        mode_t mode; \
+        va_start(args, flags); \
+        mode = va_arg(args, mode_t); \
+        va_end(args); \
+        if (!strcmp(path, "/proc/self/fd") && fails("open")) { \
+            return -1; \
+        } \
+        return NEXT(function)(path, flags, mode); \
+    }
+OPEN(open)
+OPEN(open64)
+
+/* Of what a number names: a file descriptor in /proc/self/fd. */
+ssize_t readlinkat(int dir, const char *restrict path, char *restrict buf,
+                   size_t len)
 {
-    if (!strncmp(path, "/proc/self/fd/", 14) && fails("readlink")) {
+    if (*path && !path[strspn(path, "0123456789")] && fails("readlinkat")) {
         return -1;
     }
-    return NEXT(readlink)(path, buf, len);
+    return NEXT(readlinkat)(dir, path, buf, len);
 }
 
 static int rung = -1;       /* the eventfd that is to be written to next */

@@ -99,7 +99,7 @@ class Server:
 class Machine:
     """QEMU, with calls that fail."""
 
-    def __init__(self, stack, call='', error=0, times=-1):
+    def __init__(self, stack, call='', error=0, times=-1, options=()):
         self.dir = stack.enter_context(
             tempfile.TemporaryDirectory(prefix='ivshmem-fault-'))
         path = f'{self.dir}/{MARK}'
@@ -118,7 +118,8 @@ class Machine:
              '-chardev', f'socket,id=server,path={path}',
              '-device', 'ivshmem-flat,chardev=server,'
              'x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x70000000,'
-             f'x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[{INPUT}]'],
+             f'x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[{INPUT}]',
+             *options],
             env={**os.environ, 'LD_PRELOAD': f'{tools.name}/shim.so',
                  'FAULT_FILE': f'{self.dir}/fault',
                  # AddressSanitizer is not to take SIGBUS for its own
@@ -212,6 +213,27 @@ def counter(eventfd):
     return os.eventfd_read(eventfd) if readable else 0
 
 
+class Chroot(CleanCase):
+    """QEMU is where there is no /proc, from its start on."""
+
+    def test_eventfds_are_known_as_such(self):
+        if os.geteuid():
+            self.skipTest('chroot is for root')
+        stack = self.enterContext(contextlib.ExitStack())
+        folder = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix='ivshmem-fault-'))
+        machine = Machine(stack, options=['-run-with', f'chroot={folder}'])
+        machine.greet()
+        self.assertEqual(machine.readl(IVPOSITION), OWN)
+        self.assertEqual(os.readlink(f'/proc/{machine.process.pid}/root'),
+                         folder)
+        later = machine.server.send_vector(LATER)
+        machine.ring(LATER)
+        machine.wait_for(lambda: counter(later), 'doorbell')
+        self.assertEqual(machine.quit(), 0)
+        self.assertEqual(machine.stderr(), '')
+
+
 class Start(CleanCase):
     """A call fails while the machine starts."""
 
@@ -228,6 +250,10 @@ class Start(CleanCase):
             self.assertEqual(status, 1)
             self.assertLess(time.monotonic() - start, 30)
             self.assertGreaterEqual(machine.hits(), 1)
+
+    def test_file_descriptors_have_no_names(self):
+        self.check_error('open', errno.ENOENT, 'cannot open /proc/self/fd, by '
+                         'which eventfds are recognized: No such file')
 
     def test_shared_memory_cannot_be_examined(self):
         self.check_error('fstat', errno.EIO, 'cannot examine the shared '
@@ -327,7 +353,7 @@ class Later(CleanCase):
                        '[^\n]*\n$')
 
     def test_eventfd_cannot_be_examined(self):
-        self.machine.fail('readlink', errno.EACCES)
+        self.machine.fail('readlinkat', errno.EACCES)
         self.server.send_vector(LATER)
         self.server.send_vector(LATER)
         self.machine.wait_for(lambda: self.machine.hits() == 2, 'second hit')

@@ -107,6 +107,7 @@ typedef struct IvshmemClient {
     unsigned msg_len;               /* bytes of @msg that are there */
     int msg_fd;                     /* first fd that came with them, or -1 */
     bool msg_fd_is_eventfd;
+    int fd_dir;                     /* where each fd of ours has its name */
     unsigned msg_nfds;              /* how many came */
     uint64_t received;              /* bytes since the connection began */
 

@@ -25,6 +25,9 @@
 #define qemu_set_blocking(fd, block, errp) \
     g_unix_set_fd_nonblocking(fd, !(block), NULL)
 
+/* Came with 10.2; before, what a channel receives is made to block. */
+#define QIO_CHANNEL_READ_FLAG_FD_PRESERVE_BLOCKING 0
+
 /* class_init's data became const in 10.1, which is not supported. */
 #define IvshmemFlatClassData void
 

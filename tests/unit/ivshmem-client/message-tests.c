@@ -128,6 +128,32 @@ static void test_message_in_pieces(void)
     running_free(&r);
 }
 
+static bool has_read(Fixture *f, uint64_t before)
+{
+    return f->client.received != before;
+}
+
+/* A turn of the main loop reads many of them, and leaves others their turn. */
+static void test_message_many(void)
+{
+    Running r = running_new();
+    uint64_t before = r.f->client.received;
+    int fd = new_eventfd(r.f);
+
+    for (unsigned id = 10; id < 210; id++) {
+        server_send_fd(r.f, id, fd);
+    }
+    WAIT_UNTIL(has_read(r.f, before));
+    g_assert_cmpint(r.f->client.received - before, >, 8);
+    g_assert_cmpint(r.f->client.received - before, <, 200 * 8);
+    sync_with_client(r.f);
+    for (unsigned id = 10; id < 210; id++) {
+        ring(r.f, id, 0);
+    }
+    g_assert_cmpint(rung(fd), ==, 200);
+    running_free(&r);
+}
+
 /* What the limit of open files takes away is told once, with the limit. */
 static void test_message_without_fds(void)
 {
@@ -174,6 +200,7 @@ void add_message_tests(void)
     g_test_add_func("/ivshmem-client/message/gone", test_message_gone);
     g_test_add_func("/ivshmem-client/message/in-pieces",
                     test_message_in_pieces);
+    g_test_add_func("/ivshmem-client/message/many", test_message_many);
     g_test_add_func("/ivshmem-client/message/without-fds",
                     test_message_without_fds);
 }
