@@ -14,11 +14,13 @@ import subprocess
 import tempfile
 import unittest
 from pathlib import Path
+from xml.etree import ElementTree
 
 from lab_case import BIN, ROOT, CleanCase, LabCase
 
 TRACE2VCD = ROOT / 'tools/trace2vcd'
 FIRMWARE = ROOT / 'build/guest/exchange-mps2.elf'
+SVG = '{http://www.w3.org/2000/svg}'
 
 # B comes before A, rings a stranger, and A twice in one microsecond.
 TRACES = {
@@ -160,6 +162,28 @@ class Demo(LabCase):
         self.assertEqual(sorted(ways), [('1', '2'), ('2', '1')])
         for numbers in ways.values():
             self.assertEqual(numbers, list(range(101)))
+
+    def test_pictures(self):
+        """What tools/pictures draws for docs/ is what the demo has done."""
+        if not shutil.which('tshark'):
+            self.skipTest('no tshark: `tools/deps see` installs it')
+        folder = Path(self.enterContext(
+            tempfile.TemporaryDirectory(prefix='ivshmem-test-')))
+        pictures = self.lab.start('pictures', [ROOT / 'tools/pictures', folder,
+                                               '--bin', BIN])
+        self.wait_for_end(pictures)
+        self.assertEqual((pictures.status, pictures.lines), (0, []))
+        for where in folder, ROOT / 'docs':
+            shown, wires = (
+                [''.join(text.itertext()) for text in ElementTree.parse(
+                    where / f'{name}.svg').iter(f'{SVG}text')]
+                for name in ('sniff', 'trace'))
+            self.assertEqual(len(shown), 13)
+            for number, line in enumerate(shown[1:], 1):
+                self.assertRegex(line, rf'^ *{number} +\d+\.\d+ +id [12] → '
+                                 r'id [12] +ivshmem \d+ #\d+, type 0x1, ')
+            self.assertLess({'A_rings_B_v0', 'B_irq_v0', 'B_rings_A_v0',
+                             'A_irq_v0', '0 us'}, set(wires))
 
     def test_one_variant_only(self):
         for options in (['--pcap', 'x'], ['--trace', 'x'],
