@@ -23,6 +23,13 @@
 
 #include "ivshmem_msg.h"
 
+/*
+ * What every message goes through is inlined into send, receive and the like:
+ * to an emulated CPU, a return costs as much as dozens of other instructions.
+ * Who links with --gc-sections pays only for what is called.
+ */
+#define ON_EACH_MESSAGE static inline __attribute__((always_inline))
+
 #define HEADER_SIZE ((uint32_t)sizeof(struct ivshmem_msg_header))
 #define MAX_RING (1u << 30)
 
@@ -299,7 +306,7 @@ static void due_control_all(struct ivshmem_msg *msg)
 /*
  * Let a peer see how far we are in the rings, and ring it if it waits for that.
  */
-static void publish(struct ivshmem_msg *msg, unsigned slot)
+ON_EACH_MESSAGE void publish(struct ivshmem_msg *msg, unsigned slot)
 {
     const struct ivshmem_msg_peer *peer = &msg->peer[slot];
     struct ivshmem_msg_side *our = ours(msg, slot);
@@ -535,7 +542,8 @@ static bool index_counts(const struct ivshmem_msg *msg, unsigned slot)
            (msg->peer[slot].session << 16 | msg->session);
 }
 
-static void set_wants(struct ivshmem_msg *msg, unsigned slot, uint32_t wants)
+ON_EACH_MESSAGE void set_wants(struct ivshmem_msg *msg, unsigned slot,
+                               uint32_t wants)
 {
     struct ivshmem_msg_peer *peer = &msg->peer[slot];
     uint32_t more = wants & ~peer->wants;
@@ -690,7 +698,8 @@ static uint32_t span_crc(const struct ivshmem_msg_header *wire,
  * is asked to ring when it takes a message; since it may have done so
  * just before we asked, look again.
  */
-static int check_space(struct ivshmem_msg *msg, unsigned slot, uint32_t need)
+ON_EACH_MESSAGE int check_space(struct ivshmem_msg *msg, unsigned slot,
+                                uint32_t need)
 {
     struct ivshmem_msg_peer *peer = &msg->peer[slot];
     uint32_t used = peer->head - peer->seen_tail;
@@ -717,8 +726,8 @@ static int check_space(struct ivshmem_msg *msg, unsigned slot, uint32_t need)
     return 0;
 }
 
-int ivshmem_msg_reserve(struct ivshmem_msg *msg, unsigned slot, size_t length,
-                        struct ivshmem_msg_span span[2])
+ON_EACH_MESSAGE int reserve(struct ivshmem_msg *msg, unsigned slot,
+                            size_t length, struct ivshmem_msg_span span[2])
 {
     struct ivshmem_msg_peer *peer = &msg->peer[slot];
     uint32_t need;
@@ -745,8 +754,14 @@ int ivshmem_msg_reserve(struct ivshmem_msg *msg, unsigned slot, size_t length,
     return 0;
 }
 
-int ivshmem_msg_commit(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
-                       size_t length)
+int ivshmem_msg_reserve(struct ivshmem_msg *msg, unsigned slot, size_t length,
+                        struct ivshmem_msg_span span[2])
+{
+    return reserve(msg, slot, length, span);
+}
+
+ON_EACH_MESSAGE int commit(struct ivshmem_msg *msg, unsigned slot,
+                           uint32_t type, size_t length)
 {
     struct ivshmem_msg_peer *peer = &msg->peer[slot];
     struct ivshmem_msg_header wire;
@@ -777,11 +792,17 @@ int ivshmem_msg_commit(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
     return 0;
 }
 
+int ivshmem_msg_commit(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
+                       size_t length)
+{
+    return commit(msg, slot, type, length);
+}
+
 int ivshmem_msg_send(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
                      const void *payload, size_t length)
 {
     struct ivshmem_msg_span span[2];
-    int error = ivshmem_msg_reserve(msg, slot, length, span);
+    int error = reserve(msg, slot, length, span);
 
     if (error) {
         return error;
@@ -791,13 +812,13 @@ int ivshmem_msg_send(struct ivshmem_msg *msg, unsigned slot, uint32_t type,
         copy_to_shared(span[1].data, (const uint8_t *)payload + span[0].length,
                        span[1].length);
     }
-    ivshmem_msg_commit(msg, slot, type, length);
+    commit(msg, slot, type, length);
     publish(msg, slot);
     return 0;
 }
 
 /* How many bytes wait for us in a peer's ring, or an error. */
-static int32_t waiting(struct ivshmem_msg *msg, unsigned slot)
+ON_EACH_MESSAGE int32_t waiting(struct ivshmem_msg *msg, unsigned slot)
 {
     struct ivshmem_msg_peer *peer = &msg->peer[slot];
     uint32_t head = peer->seen_head;
@@ -824,9 +845,9 @@ static int32_t waiting(struct ivshmem_msg *msg, unsigned slot)
  * The next message's header, as it stands in the ring, and where its payload
  * is. Returns the payload's length or an error.
  */
-static int32_t next_message(struct ivshmem_msg *msg, unsigned slot,
-                            struct ivshmem_msg_header *wire,
-                            struct ivshmem_msg_span span[2])
+ON_EACH_MESSAGE int32_t next_message(struct ivshmem_msg *msg, unsigned slot,
+                                     struct ivshmem_msg_header *wire,
+                                     struct ivshmem_msg_span span[2])
 {
     struct ivshmem_msg_peer *peer = &msg->peer[slot];
     uint8_t *from;
@@ -856,7 +877,7 @@ static int32_t next_message(struct ivshmem_msg *msg, unsigned slot,
 }
 
 /* Have done with the message that was peeked at. */
-static void take(struct ivshmem_msg *msg, unsigned slot)
+ON_EACH_MESSAGE void take(struct ivshmem_msg *msg, unsigned slot)
 {
     struct ivshmem_msg_peer *peer = &msg->peer[slot];
 
@@ -904,7 +925,7 @@ int32_t ivshmem_msg_peek(struct ivshmem_msg *msg, unsigned slot,
     return length;
 }
 
-void ivshmem_msg_release(struct ivshmem_msg *msg, unsigned slot)
+ON_EACH_MESSAGE void release(struct ivshmem_msg *msg, unsigned slot)
 {
     struct ivshmem_msg_peer *peer = &msg->peer[slot];
 
@@ -914,6 +935,11 @@ void ivshmem_msg_release(struct ivshmem_msg *msg, unsigned slot)
         peer->received++;
         take(msg, slot);
     }
+}
+
+void ivshmem_msg_release(struct ivshmem_msg *msg, unsigned slot)
+{
+    release(msg, slot);
 }
 
 int32_t ivshmem_msg_receive(struct ivshmem_msg *msg, unsigned slot,
@@ -942,7 +968,7 @@ int32_t ivshmem_msg_receive(struct ivshmem_msg *msg, unsigned slot,
             length = drop(msg, slot, IVSHMEM_MSG_BAD_CRC);
         } else {
             tell(header, &wire);
-            ivshmem_msg_release(msg, slot);
+            release(msg, slot);
         }
     }
     publish(msg, slot);
