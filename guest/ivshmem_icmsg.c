@@ -117,6 +117,33 @@ static uint32_t get_word(const struct ivshmem_icmsg_ring *ring,
     return le32(__atomic_load_n(&ring->data[index / WORD], __ATOMIC_RELAXED));
 }
 
+/* Four bytes of a message, or the last ones, as a word of the ring */
+static uint32_t to_word(const uint8_t *bytes, uint32_t count)
+{
+    uint32_t word = 0;
+
+    if (count == WORD) {
+        __builtin_memcpy(&word, bytes, WORD);
+        return le32(word);
+    }
+    while (count--) {
+        word |= (uint32_t)bytes[count] << 8 * count;
+    }
+    return word;
+}
+
+static void from_word(uint8_t *bytes, uint32_t count, uint32_t word)
+{
+    if (count == WORD) {
+        word = le32(word);
+        __builtin_memcpy(bytes, &word, WORD);
+        return;
+    }
+    while (count--) {
+        bytes[count] = (uint8_t)(word >> 8 * count);
+    }
+}
+
 /* Put a packet of 1 to 65535 bytes into our ring. */
 static int put_packet(struct ivshmem_icmsg_ring *ring, const uint8_t *bytes,
                       uint32_t length)
@@ -134,14 +161,11 @@ static int put_packet(struct ivshmem_icmsg_ring *ring, const uint8_t *bytes,
     put_word(ring, index, packet_header(length));
     for (index = advance(ring, index, WORD); length;
          index = advance(ring, index, WORD)) {
-        uint32_t word = 0;
-        unsigned shift;
+        uint32_t count = length < WORD ? length : WORD;
 
-        for (shift = 0; shift < 32 && length; shift += 8) {
-            word |= (uint32_t)*bytes++ << shift;
-            length--;
-        }
-        put_word(ring, index, word);
+        put_word(ring, index, to_word(bytes, count));
+        bytes += count;
+        length -= count;
     }
     ring->index = index;
     store(ring->write, index);
@@ -180,13 +204,11 @@ static int32_t get_packet(const struct ivshmem_icmsg_ring *ring,
         return IVSHMEM_ICMSG_BAD_LENGTH;
     }
     for (left = length; left; index = advance(ring, index, WORD)) {
-        uint32_t word = get_word(ring, index);
-        unsigned shift;
+        uint32_t count = left < WORD ? left : WORD;
 
-        for (shift = 0; shift < 32 && left; shift += 8) {
-            *buffer++ = (uint8_t)(word >> shift);
-            left--;
-        }
+        from_word(buffer, count, get_word(ring, index));
+        buffer += count;
+        left -= count;
     }
     return (int32_t)length;
 }

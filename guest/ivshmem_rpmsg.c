@@ -355,32 +355,40 @@ static int take_free(struct ivshmem_rpmsg *rpmsg, struct buffer *buffer)
     return result == IVSHMEM_RPMSG_EMPTY ? IVSHMEM_RPMSG_FULL : result;
 }
 
+/* By words, on the side that is shared; the last one may be filled up. */
 static void copy_in(uint8_t *to, const uint8_t *from, size_t bytes)
 {
-    while (bytes) {
-        uint32_t word = 0;
-        unsigned shift;
+    uint32_t word;
 
-        for (shift = 0; shift < 32 && bytes; shift += 8) {
-            word |= (uint32_t)*from++ << shift;
-            bytes--;
+    for (; bytes >= sizeof(word); bytes -= sizeof(word)) {
+        __builtin_memcpy(&word, from, sizeof(word));
+        put32(to, le32(word));
+        to += sizeof(word);
+        from += sizeof(word);
+    }
+    if (bytes) {
+        for (word = 0; bytes--;) {
+            word |= (uint32_t)from[bytes] << 8 * bytes;
         }
         put32(to, word);
-        to += 4;
     }
 }
 
 static void copy_out(uint8_t *to, const uint8_t *from, size_t bytes)
 {
-    while (bytes) {
-        uint32_t word = get32(from);
-        unsigned shift;
+    uint32_t word;
 
-        for (shift = 0; shift < 32 && bytes; shift += 8) {
-            *to++ = (uint8_t)(word >> shift);
-            bytes--;
+    for (; bytes >= sizeof(word); bytes -= sizeof(word)) {
+        word = le32(get32(from));
+        __builtin_memcpy(to, &word, sizeof(word));
+        to += sizeof(word);
+        from += sizeof(word);
+    }
+    if (bytes) {
+        word = get32(from);
+        while (bytes--) {
+            to[bytes] = (uint8_t)(word >> 8 * bytes);
         }
-        from += 4;
     }
 }
 
