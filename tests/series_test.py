@@ -193,6 +193,46 @@ class Series(Case):
         self.assertIn('\n+client() "client"\n', text)
         self.assertNotIn('new()', text)
 
+    def test_lines_that_come_late(self):
+        """Of any file, also QEMU's own: those with a word, or a block, which
+        ends where its indentation does."""
+        board = ('int board;\n\nvoid late(void)\n{\n    {\n    }\n}\n\n'
+                 'int a; /* late */\nint b;\nint c; /* late */\n')
+        lay(self.dir / 'overlay', {
+            'docs/system/devices/ivshmem-flat.rst': 'page\n\nours\n\nend\n',
+            'hw/arm/board-ivshmem.c': board,
+            'patches/char.edit': OVERLAY['patches/char.edit'] + '+late\n',
+            'patches/series': SERIES + '\n'
+                              'hw/arm/board-ivshmem.c: void late(void) ... }\n'
+                              'hw/arm/board-ivshmem.c: /* late */\n'
+                              'chardev/char.c: late\n'
+                              'docs/system/devices/ivshmem-flat.rst: ours ... '
+                              'ours\n    late\n\n    Why.\n'})
+        patches = self.write()
+        steps = self.take(patches)
+        self.assertEqual(steps[-1], ('late', [
+            'chardev/char.c', 'docs/system/devices/ivshmem-flat.rst',
+            'hw/arm/board-ivshmem.c']))
+        self.assertEqual(
+            self.run_git('show', 'HEAD^{/add a board}:hw/arm/board-ivshmem.c'),
+            'int board;\n\nint b;\n')
+        self.assertEqual(
+            self.run_git('show', 'HEAD^{/tests and docs}:docs/system/devices/'
+                         'ivshmem-flat.rst'), 'page\n\nend\n')
+        self.assertEqual((self.tree / 'hw/arm/board-ivshmem.c').read_text(),
+                         board)
+
+    def test_lines_that_are_not_there(self):
+        for lines in ('nothing', 'nothing ... }', 'same ... same',
+                      'line ... nothing'):
+            lay(self.dir / 'overlay', {
+                'hw/arm/board-ivshmem.c': 'line\nsame\nsame\n',
+                'patches/series': f'{SERIES}\nhw/arm/board-ivshmem.c: {lines}\n'
+                                  '    late\n\n    Why.\n'})
+            with self.subTest(lines):
+                self.check_one_line(self.patches(), 'hw/arm/board-ivshmem.c',
+                                    lines, 'no such lines')
+
     def test_a_word_that_a_list_lacks(self):
         lay(self.dir / 'overlay', {'patches/series':
                                    SERIES + '\nhw/misc/Kconfig: NOTHING\n'
