@@ -136,7 +136,7 @@ class MachineTest(LabCase):
         self.assertEqual(qtest.read(registers + INTRMASK), 0x89abcdef)
         qtest.write(registers + INTRMASK, 1)
         self.assertEqual(qtest.read(registers + WINDOW - 4), 0)
-        for offset in (0, SIZE - 4):
+        for offset in (0, self.size - 4):
             shared[offset:offset + 4] = struct.pack('<I', own_id << 16 | 1)
             self.assertEqual(qtest.read(memory + offset), own_id << 16 | 1)
             qtest.write(memory + offset, 0xfee1900d)

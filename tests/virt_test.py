@@ -23,8 +23,10 @@ BINDING = ROOT / 'docs/specs/qemu,ivshmem-flat.yaml'
 GICD = 0x08000000
 APLIC = 0x0c000000          # that of machine mode
 # its pending registers; it shows what is active in them alone
-APLIC_PENDING = Controller(APLIC + 0x1c00, 0, 1)
+APLIC_PENDING = Controller(APLIC + 0x1c00, 0, 1, None)
 EDGE, LEVEL = 1, 4
+# where each of these machines has nothing, and where those of 64 bits have
+BEYOND, FAR = 0xc0000000, 0x1000000000
 # machine options: program, where the platform bus is, its first interrupt, its
 # lines, and how the interrupt controller has an interrupt specified
 MACHINES = {
@@ -86,10 +88,18 @@ class VirtTest(MachineTest):
 
     def nodes(self, machine, *devices, **kwargs):
         """The nodes of ivshmem-flat: {path: properties}"""
-        tree = parse_tree(self.dump(machine, *devices, **kwargs).read_bytes())
-        return {path: node for path, node in tree.items()
+        return self.nodes_of(self.dump(machine, *devices, **kwargs))
+
+    def nodes_of(self, file):
+        return {path: node for path, node in
+                parse_tree(file.read_bytes()).items()
                 if b'qemu,ivshmem-flat' in node.get('compatible', b'')}
 
+    def bus_of(self, file):
+        """The node of the platform bus"""
+        bus, = (node for path, node in parse_tree(file.read_bytes()).items()
+                if path.startswith('/platform-bus') and path.count('/') == 1)
+        return bus
 
     def refuse(self, error, machine, *devices):
         program = self.program(MACHINES[machine][0])
@@ -142,12 +152,11 @@ class Nodes(VirtTest):
         """Interrupts are specified for whom the bus names."""
         for machine, (*_, specify) in MACHINES.items():
             with self.subTest(machine):
-                tree = parse_tree(self.dump(machine, '').read_bytes())
-                bus, = (node for path, node in tree.items()
-                        if path.startswith('/platform-bus')
-                        and path.count('/') == 1)
-                parent, = (node for node in tree.values() if node.get(
-                    'phandle') == bus['interrupt-parent'])
+                file = self.dump(machine, '')
+                bus = self.bus_of(file)
+                parent, = (node for node in
+                           parse_tree(file.read_bytes()).values()
+                           if node.get('phandle') == bus['interrupt-parent'])
                 self.assertEqual(cells(parent['#interrupt-cells']),
                                  [len(specify(0, 0))])
                 self.assertIn('interrupt-controller', parent)
@@ -160,13 +169,38 @@ class Nodes(VirtTest):
                                  specify(first, LEVEL))
                 self.assertEqual(cells(node['qemu,revision']), [0])
 
-    def test_addresses_given_no_node(self):
-        """They are obeyed, see boards_test.py."""
+    def test_one_address(self):
+        """What the user places is outside of the bus's ranges, so the node is
+        not below the bus."""
+        for machine, (_, base, first, _, specify) in MACHINES.items():
+            registers, memory = base + 0x2000000, base + 0x2400000
+            for device, expected in (
+                    (f',x-bus-address-shmem={memory:#x}', (base, memory)),
+                    (f',x-bus-address-iomem={registers:#x}',
+                     (registers, base)),
+                    (f',x-bus-address-iomem={registers:#x},'
+                     f'x-bus-address-shmem={memory:#x}',
+                     (registers, memory))):
+                with self.subTest(machine, device=device):
+                    file = self.dump(machine, device)
+                    (path, node), = self.nodes_of(file).items()
+                    self.assertEqual(path, f'/ivshmem@{expected[0]:x}')
+                    self.assertEqual(cells(node['reg']), [
+                        0, expected[0], 0, WINDOW, 0, expected[1], 0, SIZE])
+                    self.assertEqual(cells(node['interrupts']),
+                                     specify(first, EDGE))
+                    self.assertEqual(node['interrupt-parent'],
+                                     self.bus_of(file)['interrupt-parent'])
+
+    def test_beside_one_on_the_bus(self):
+        """The one has its node at the root, the other below the bus."""
         for machine, (_, base, *_) in MACHINES.items():
             with self.subTest(machine):
-                self.assertEqual(self.nodes(
-                    machine, f',x-bus-address-iomem={base + 0x2000000:#x},'
-                    f'x-bus-address-shmem={base + 0x2400000:#x}'), {})
+                self.assertEqual(
+                    sorted(self.nodes(
+                        machine, '', f',x-bus-address-shmem={BEYOND:#x}')),
+                    [f'/ivshmem@{base + WINDOW:x}',
+                     f'/platform-bus@{base:x}/ivshmem@0'])
 
     def test_wired_elsewhere(self):
         """An interrupt that is not the bus's is not in the node."""
@@ -206,7 +240,8 @@ class Nodes(VirtTest):
             file.write_bytes(blob)
             return run('dt-validate', '-l', 'qemu,ivshmem-flat',
                        '-s', schema.parent, file)
-        for devices in (',vectors=4', ''), (',revision=0',):
+        for devices in ((',vectors=4', ''), (',revision=0',),
+                        (f',x-bus-address-shmem={BEYOND:#x}',)):
             for machine in MACHINES:
                 with self.subTest(machine, devices=devices):
                     blob = self.dump(machine, *devices).read_bytes()
@@ -216,15 +251,52 @@ class Nodes(VirtTest):
                     self.assertIn('reg-names', validate(bad))
 
 
-class TooBig(VirtTest):
-    """As big as the bus: there is no room for the registers."""
-    size = 32 << 20
+class TooBig:
+    """More than the bus holds: a mixin"""
 
-    def test_too_big(self):
+    def test_hint(self):
+        """On the bus there is no room for it, and the error says what to do."""
         for machine in MACHINES:
             with self.subTest(machine):
-                self.refuse('Platform Bus: Can not fit MMIO region', machine,
+                self.refuse('Platform Bus: Can not fit MMIO region of size '
+                            f'{self.size:x}\nThe bus has 0x2000000 bytes in '
+                            'all; x-bus-address-shmem=ADDRESS places', machine,
                             '')
+
+    def test_address(self):
+        """With an address for it, the registers are on the bus, and there is
+        a node."""
+        for machine, (target, base, *_) in MACHINES.items():
+            address = FAR if target.endswith('64') else BEYOND
+            with self.subTest(machine, address=hex(address)):
+                device = f',x-bus-address-shmem={address:#x}'
+                (path, node), = self.nodes(machine, device).items()
+                self.assertEqual(path, f'/ivshmem@{base:x}')
+                self.assertEqual(list(struct.unpack('>4Q', node['reg'])),
+                                 [base, WINDOW, address, self.size])
+
+    def test_memory(self):
+        """It is there, from the first byte to the last, and so is a peer's
+        doorbell."""
+        machine = 'virt,gic-version=3'
+        target, base, first, *_ = MACHINES[machine]
+        self.start(self.program(target), machine,
+                   f',revision=0,x-bus-address-shmem={FAR:#x}')
+        self.check_device(base, FAR, 1, gic(GICD), [first])
+
+
+class AsBigAsTheBus(TooBig, VirtTest):
+    """There is no room for the registers."""
+    size = 32 << 20
+
+
+class Big(TooBig, VirtTest):
+    size = 64 << 20
+
+
+class Huge(TooBig, VirtTest):
+    """The most that ivshmem-server has"""
+    size = 1 << 30
 
 
 class Interrupts(VirtTest):

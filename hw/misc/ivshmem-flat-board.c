@@ -43,26 +43,53 @@ board_find_obstacle(DeviceState *dev, AddressSpace *as, hwaddr addr, hwaddr end)
     return (MemoryRegionSection) {};
 }
 
+static void board_set_error(Error **errp, const char *property, hwaddr addr,
+                            uint64_t size, MemoryRegion *mr, hwaddr start,
+                            hwaddr last)
+{
+    Object *owner = memory_region_owner(mr);
+    g_autofree char *path = owner ? object_get_canonical_path(owner) : NULL;
+
+    error_setg(errp, "%s: 0x%" HWADDR_PRIx "-0x%" HWADDR_PRIx
+               " is not free, '%s'%s%s has 0x%" HWADDR_PRIx "-0x%"
+               HWADDR_PRIx, property, addr, addr + size - 1,
+               memory_region_name(mr), path ? " of " : "", path ?: "",
+               start, last);
+}
+
 static bool board_check_free(DeviceState *dev, AddressSpace *as,
                              const char *property, hwaddr addr, uint64_t size,
                              Error **errp)
 {
     MemoryRegionSection found = board_find_obstacle(dev, as, addr, addr + size);
     hwaddr start = found.offset_within_address_space;
-    g_autofree char *path = NULL;
-    Object *owner;
 
     if (!found.mr) {
         return true;
     }
-    owner = memory_region_owner(found.mr);
-    path = owner ? object_get_canonical_path(owner) : NULL;
-    error_setg(errp, "%s: 0x%" HWADDR_PRIx "-0x%" HWADDR_PRIx
-               " is not free, '%s'%s%s has 0x%" HWADDR_PRIx "-0x%"
-               HWADDR_PRIx, property, addr, addr + size - 1,
-               memory_region_name(found.mr), path ? " of " : "", path ?: "",
-               start, start + int128_get64(found.size) - 1);
+    board_set_error(errp, property, addr, size, found.mr, start,
+                    start + int128_get64(found.size) - 1);
     memory_region_unref(found.mr);
+    return false;
+}
+
+/* All of a platform bus's range is its own: it fills that as devices come. */
+static bool board_check_platform_bus(const char *property, hwaddr addr,
+                                     uint64_t size, Error **errp)
+{
+    Object *bus = object_resolve_path_type("", TYPE_PLATFORM_BUS_DEVICE, NULL);
+    MemoryRegion *mr;
+    hwaddr last;
+
+    if (!bus) {
+        return true;
+    }
+    mr = sysbus_mmio_get_region(SYS_BUS_DEVICE(bus), 0);
+    last = mr->addr + memory_region_size(mr) - 1;
+    if (addr + size <= mr->addr || addr > last) {
+        return true;
+    }
+    board_set_error(errp, property, addr, size, mr, mr->addr, last);
     return false;
 }
 
@@ -84,6 +111,9 @@ bool ivshmem_flat_board_check_range(DeviceState *dev, const char *property,
     if (addr > UINT64_MAX - size) {
         error_setg(errp, "%s: 0x%" HWADDR_PRIx " leaves no room for 0x%" PRIx64
                    " bytes", property, addr, size);
+        return false;
+    }
+    if (!board_check_platform_bus(property, addr, size, errp)) {
         return false;
     }
     CPU_FOREACH(cpu) {

@@ -110,16 +110,20 @@ static bool ivshmem_flat_plug_wire(IvshmemFlat *s, const char *controller,
     return true;
 }
 
-/* Who has placed the device himself wires it himself, too. */
+/*
+ * What has an address is a user's to place. Who has placed all of the device
+ * wires it, too.
+ */
 static void ivshmem_flat_plug_pre_plug(HotplugHandler *handler,
                                        DeviceState *dev, Error **errp)
 {
     IvshmemFlatPlug *plug = IVSHMEM_FLAT_PLUG(handler);
     IvshmemFlat *s = IVSHMEM_FLAT(dev);
+    bool has_iomem = s->bus_address_iomem != UINT64_MAX;
+    bool has_shmem = s->bus_address_shmem != UINT64_MAX;
     const IvshmemFlatPlace *place;
 
-    if (s->bus_address_iomem != UINT64_MAX ||
-        s->bus_address_shmem != UINT64_MAX) {
+    if (has_iomem && has_shmem) {
         return;
     }
     place = ivshmem_flat_plug_next(plug, errp);
@@ -127,8 +131,12 @@ static void ivshmem_flat_plug_pre_plug(HotplugHandler *handler,
                                           place->inputs, errp)) {
         return;
     }
-    s->bus_address_iomem = place->registers;
-    s->bus_address_shmem = place->shmem;
+    if (!has_iomem) {
+        s->bus_address_iomem = place->registers;
+    }
+    if (!has_shmem) {
+        s->bus_address_shmem = place->shmem;
+    }
     plug->taken++;
 }
 

@@ -228,28 +228,33 @@ static void ivshmem_flat_reset_hold(Object *obj, ResetType type)
 
 /* Places on the bus */
 
-static bool ivshmem_flat_has_address(IvshmemFlat *s)
+static bool ivshmem_flat_has_address(uint64_t bus_address)
 {
-    return s->bus_address_iomem != UINT64_MAX;
+    return bus_address != UINT64_MAX;
 }
 
-/* Check both places, now that the size of the memory is known. */
+/* Check the places that are given, now that the memory's size is known. */
 static bool ivshmem_flat_check_places(IvshmemFlat *s, uint64_t shmem_size,
                                       Error **errp)
 {
     hwaddr iomem = s->bus_address_iomem;
     hwaddr shmem = s->bus_address_shmem;
+    bool has_iomem = ivshmem_flat_has_address(iomem);
+    bool has_shmem = ivshmem_flat_has_address(shmem);
 
-    if (!ivshmem_flat_has_address(s) || s->memory) { /* or: we are there */
+    if (s->memory) { /* we are there */
         return true;
     }
-    if (!ivshmem_flat_board_check_range(DEVICE(s), "x-bus-address-iomem",
-                                        iomem, IOMEM_SIZE, errp) ||
-        !ivshmem_flat_board_check_range(DEVICE(s), "x-bus-address-shmem",
-                                        shmem, shmem_size, errp)) {
+    if ((has_iomem &&
+         !ivshmem_flat_board_check_range(DEVICE(s), "x-bus-address-iomem",
+                                         iomem, IOMEM_SIZE, errp)) ||
+        (has_shmem &&
+         !ivshmem_flat_board_check_range(DEVICE(s), "x-bus-address-shmem",
+                                         shmem, shmem_size, errp))) {
         return false;
     }
-    if (iomem < shmem + shmem_size && shmem < iomem + IOMEM_SIZE) {
+    if (has_iomem && has_shmem &&
+        iomem < shmem + shmem_size && shmem < iomem + IOMEM_SIZE) {
         error_setg(errp, "x-bus-address-iomem: 0x%" HWADDR_PRIx
                    " is inside the shared memory at 0x%" HWADDR_PRIx "-0x%"
                    HWADDR_PRIx, iomem, shmem, shmem + shmem_size - 1);
@@ -376,7 +381,7 @@ static const IvshmemClientOps ivshmem_flat_client_ops = {
 static bool ivshmem_flat_check_address(const char *property, uint64_t addr,
                                        uint64_t align, Error **errp)
 {
-    if (addr % align) {
+    if (ivshmem_flat_has_address(addr) && addr % align) {
         error_setg(errp, "%s: 0x%" PRIx64 " is not aligned, expected a "
                    "multiple of 0x%" PRIx64, property, addr, align);
         return false;
@@ -386,25 +391,13 @@ static bool ivshmem_flat_check_address(const char *property, uint64_t addr,
 
 static bool ivshmem_flat_check_addresses(IvshmemFlat *s, Error **errp)
 {
-    bool has_iomem = s->bus_address_iomem != UINT64_MAX;
-    bool has_shmem = s->bus_address_shmem != UINT64_MAX;
     /* KVM maps in pages of the host */
     uint64_t align = MAX(SHMEM_ALIGN, qemu_real_host_page_size());
 
-    if (has_iomem != has_shmem) {
-        error_setg(errp, "%s is set and %s is not, expected both or neither",
-                   has_iomem ? "x-bus-address-iomem" : "x-bus-address-shmem",
-                   has_iomem ? "x-bus-address-shmem" : "x-bus-address-iomem");
-        return false;
-    }
-    if (has_iomem) {
-        return ivshmem_flat_check_address("x-bus-address-iomem",
-                                          s->bus_address_iomem, 4, errp) &&
-               ivshmem_flat_check_address("x-bus-address-shmem",
-                                          s->bus_address_shmem, align,
-                                          errp);
-    }
-    return true;
+    return ivshmem_flat_check_address("x-bus-address-iomem",
+                                      s->bus_address_iomem, 4, errp) &&
+           ivshmem_flat_check_address("x-bus-address-shmem",
+                                      s->bus_address_shmem, align, errp);
 }
 
 /*
@@ -529,8 +522,10 @@ static void ivshmem_flat_realize(DeviceState *dev, Error **errp)
         return;
     }
     ivshmem_flat_remove_spare_outputs(s);
-    if (ivshmem_flat_has_address(s)) {
+    if (ivshmem_flat_has_address(s->bus_address_iomem)) {
         sysbus_mmio_map(sbd, 0, s->bus_address_iomem);
+    }
+    if (ivshmem_flat_has_address(s->bus_address_shmem)) {
         sysbus_mmio_map(sbd, 1, s->bus_address_shmem);
     }
     s->machine_done.notify = ivshmem_flat_machine_done;

@@ -17,9 +17,9 @@
  *  + QOM property "x-irq-qompath": path of the interrupt input that vector 0
  *    drives; the same as setting the link "sysbus-irq[0]"
  *  + QOM properties "x-bus-address-iomem" and "x-bus-address-shmem": where
- *    realize maps the two regions on the system bus; both or neither. Of those
- *    whom a user plugs without them, a platform bus has the care, or the board,
- *    see hw/misc/ivshmem-flat-plug.h
+ *    realize maps the two regions on the system bus; one that is not given is
+ *    the machine's to place: a platform bus does, or the board, see
+ *    hw/misc/ivshmem-flat-plug.h
  *  + QOM property "shmem-size": size that the server's object must have;
  *    unset, and after realize: the size that it has
  *  + QOM property "vectors": number of own vectors, 1 to 64

@@ -43,10 +43,6 @@ static void test_properties_refused(void)
         const char *properties;
         const char *expected;
     } cases[] = {
-        { ",x-bus-address-iomem=0x50000000",
-          "x-bus-address-iomem is set and x-bus-address-shmem is not" },
-        { ",x-bus-address-shmem=0x70000000",
-          "x-bus-address-shmem is set and x-bus-address-iomem is not" },
         { ",x-bus-address-iomem=0x50000002,x-bus-address-shmem=0x70000000",
           "x-bus-address-iomem: 0x50000002 is not aligned" },
         { ",x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x70000800",
@@ -156,29 +152,90 @@ static void test_property_beyond_32_bits_with_lpae(void)
     fake_free(srv);
 }
 
-/* A platform bus finds places, and inputs, for a device that has none. */
-static void test_property_on_a_platform_bus(void)
+/* Where the guest sees the registers of the one device */
+static uint64_t find_registers(QTestState *qts)
 {
-    FakeServer *srv = fake_new();
-    g_autofree char *mtree = NULL;
-    QTestState *qts;
-    uint64_t iomem;
-    char *at;
+    g_autofree char *mtree = qtest_hmp(qts, "info mtree -f");
+    char *at = strstr(mtree, "ivshmem-flat-registers");
 
-    fake_script_client(srv, OWN_ID);
-    qts = fake_machine_with(srv, "-machine virt -nic none "
-                            "-device ivshmem-flat,chardev=ivshmem");
-    mtree = qtest_hmp(qts, "info mtree -f");
-    at = strstr(mtree, "ivshmem-flat-registers");
     g_assert_nonnull(at);
     while (at > mtree && at[-1] != '\n') {
         at--;
     }
-    iomem = g_ascii_strtoull(g_strchug(at), NULL, 16);
-    g_assert_cmpint(qtest_readl(qts, iomem + (IVPOSITION - IOMEM)), ==,
-                    OWN_ID);
-    qtest_quit(qts);
-    fake_free(srv);
+    return g_ascii_strtoull(g_strchug(at), NULL, 16);
+}
+
+/*
+ * A platform bus finds places, and inputs, for what has none: for all of a
+ * device, for its registers, or for its shared memory.
+ */
+static void test_property_on_a_platform_bus(void)
+{
+    static const struct {
+        const char *properties;
+        uint64_t iomem, shmem;          /* 0: the bus's choice */
+    } cases[] = {
+        { "", 0, 0 },
+        { ",x-bus-address-shmem=0x700000000", 0, 0x700000000 },
+        /* right before the bus, and right behind it */
+        { ",x-bus-address-shmem=0xbc00000", 0, 0xbc00000 },
+        { ",x-bus-address-iomem=0xe000000", 0xe000000, 0 },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        FakeServer *srv = fake_new();
+        QTestState *qts;
+        uint64_t iomem;
+
+        fake_script_client(srv, OWN_ID);
+        qts = fake_machine_with(srv, "-machine virt -nic none "
+                                "-device ivshmem-flat,chardev=ivshmem%s",
+                                cases[i].properties);
+        iomem = find_registers(qts);
+        if (cases[i].iomem) {
+            g_assert_cmphex(iomem, ==, cases[i].iomem);
+        } else {
+            g_assert_cmphex(iomem, >=, 0xc000000);
+            g_assert_cmphex(iomem, <, 0xe000000);
+        }
+        g_assert_cmpint(qtest_readl(qts, iomem + (IVPOSITION - IOMEM)), ==,
+                        OWN_ID);
+        if (cases[i].shmem) {
+            qtest_writel(qts, cases[i].shmem, 0x12345678);
+            g_assert_cmphex(qtest_readl(qts, cases[i].shmem), ==, 0x12345678);
+        }
+        qtest_quit(qts);
+        fake_free(srv);
+    }
+}
+
+/* A platform bus would place its devices over what is in its range. */
+static void test_property_inside_a_platform_bus(void)
+{
+    static const char *const cases[][2] = {
+        { "x-bus-address-shmem=0xdc00000",
+          "x-bus-address-shmem: 0xdc00000-0xdffffff is not free, 'platform "
+          "bus' of /machine/" },
+        { "x-bus-address-iomem=0xc000000",
+          "x-bus-address-iomem: 0xc000000-0xc0000ff is not free, 'platform "
+          "bus' of /machine/" },
+        { "x-bus-address-shmem=0xbe00000,x-bus-address-iomem=0xf100000",
+          "x-bus-address-shmem: 0xbe00000-0xc1fffff is not free, 'platform "
+          "bus' of /machine/" },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        FakeServer *srv = fake_new();
+
+        fake_script_client(srv, OWN_ID);
+        fake_start(srv);
+        assert_refused(cases[i][1], "-machine virt -nic none "
+                       "-chardev socket,id=ivshmem,path=%s "
+                       "-device ivshmem-flat,chardev=ivshmem,%s", srv->path,
+                       cases[i][0]);
+        fake_join(srv);
+        fake_free(srv);
+    }
 }
 
 /* A placeholder for what QEMU does not model is as good as nothing. */
@@ -585,6 +642,8 @@ void add_config_tests(void)
     if (qtest_has_machine("virt")) {
         qtest_add_func("/ivshmem-flat/properties/on-a-platform-bus",
                        test_property_on_a_platform_bus);
+        qtest_add_func("/ivshmem-flat/properties/inside-a-platform-bus",
+                       test_property_inside_a_platform_bus);
         qtest_add_func("/ivshmem-flat/properties/beyond-32-bits-with-lpae",
                        test_property_beyond_32_bits_with_lpae);
     }
