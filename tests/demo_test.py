@@ -355,7 +355,7 @@ class Firmware(LabTest):
         self.start_server()
         for words in ('peers=0', 'peers=8', 'vectors=0', 'vectors=5',
                       'revision=2', 'slot=8', 'revision=0 vectors=2',
-                      'crc=2', 'tick=672'):
+                      'crc=2', 'memory=0', 'memory=257', 'tick=672'):
             with self.subTest(words):
                 machine = self.start_machine(words, words)
                 self.wait_for_end(machine)
@@ -363,7 +363,8 @@ class Firmware(LabTest):
                 self.assertEqual(
                     machine.lines, ['expected peers=1 to 7, vectors=1 to 4, '
                                     'revision=0 (with vectors=1) or 1, slot=0 '
-                                    'to 7, crc=0 or 1, tick=0 to 671'])
+                                    'to 7, crc=0 or 1, memory=1 to 256, tick=0 '
+                                    'to 671'])
 
     def test_without_semihosting(self):
         """It says so in one line, and does nothing more."""

@@ -204,9 +204,12 @@ class Virt(LinuxTest):
         super().setUp()
         if not (LINUX / 'initramfs-uio').exists():
             self.skipTest('`make demo-virt` has not been run')
-        self.lab.start_server(self.lab.server_command(BIN))
+
+    def start_server(self, *options):
+        self.lab.start_server(self.lab.server_command(BIN, *options))
 
     def exchange(self, device):
+        self.start_server()
         machines = [
             self.lab.start('linux', linux_flat(
                 BIN / 'qemu-system-aarch64', self.lab.socket_path, LINUX,
@@ -223,7 +226,21 @@ class Virt(LinuxTest):
     def test_level(self):
         self.exchange(',revision=0')
 
+    def test_demo(self):
+        """64 MiB of shared memory, which the bus cannot hold"""
+        demo = self.lab.start('demo', [ROOT / 'tools/demo-linux', '--bin', BIN,
+                                       '--act', 'virt', '--timeout',
+                                       self.deadline])
+        self.wait_for_end(demo)
+        self.assertEqual(demo.status, 0)
+        said = '\n'.join(demo.lines)
+        self.assertIn('-l 64M', said)
+        self.assertEqual(said.count('1000 messages sent, 1000 received'), 2)
+        self.assertEqual(demo.lines[-1],
+                         '1000 messages each way, virt: passed')
+
     def test_icmsg(self):
+        self.start_server()
         firmware = self.lab.start('cortex-m', cortex_m(
             BIN / 'qemu-system-arm', self.lab.socket_path, ICMSG_FIRMWARE,
             words='peer=1'))
@@ -235,6 +252,7 @@ class Virt(LinuxTest):
 
     def test_rpmsg(self):
         """Linux is the host."""
+        self.start_server()
         machine = self.lab.start('linux', linux_flat(
             BIN / 'qemu-system-aarch64', self.lab.socket_path, LINUX,
             'rpmsg 1 host messages=500 address=0x70000000'))

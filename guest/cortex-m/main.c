@@ -17,6 +17,7 @@
  *   revision=0  the device is of revision 0, whose interrupt is a level
  *   slot=N      our slot; by default it follows from the id
  *   crc=1       messages have a CRC, with all peers
+ *   memory=N    the shared memory has N MiB, 4 by default, at most 256
  *   tick=N      look at device and memory each N ms too, at most 671
  *
  * Without tick there is no timer: the core sleeps until a doorbell wakes it.
@@ -37,11 +38,15 @@
 /* SysTick counts 24 bits of the core's clock. */
 #define MAX_TICK_MS (SYST_MAX_CYCLES / (BOARD_CLOCK_HZ / 1000))
 
+/* Nothing else is on the board for so many. */
+#define MAX_MEMORY_MIB 256
+
 static const unsigned inputs[BOARD_IVSHMEM_VECTORS] = BOARD_IVSHMEM_INPUTS;
 static uint32_t vectors = 1;
 static uint32_t revision = 1;
 static uint32_t slot = (uint32_t)IVSHMEM_MSG_ANY_SLOT;
 static uint32_t crc;
+static uint32_t memory = BOARD_IVSHMEM_MEMORY_SIZE >> 20;
 static uint32_t tick;
 
 static struct ivshmem_flat ivshmem;
@@ -103,6 +108,7 @@ static void read_options(void)
     revision = option(line, " revision=", revision);
     slot = option(line, " slot=", slot);
     crc = option(line, " crc=", crc);
+    memory = option(line, " memory=", memory);
     tick = option(line, " tick=", tick);
 }
 
@@ -112,7 +118,8 @@ static bool options_are_good(void)
            vectors >= 1 && vectors <= BOARD_IVSHMEM_VECTORS &&
            (revision == 1 || (revision == 0 && vectors == 1)) &&
            (slot < EXCHANGE_SLOTS || slot == (uint32_t)IVSHMEM_MSG_ANY_SLOT) &&
-           crc <= 1 && tick <= MAX_TICK_MS;
+           crc <= 1 && memory >= 1 && memory <= MAX_MEMORY_MIB &&
+           tick <= MAX_TICK_MS;
 }
 
 static void init_device(void)
@@ -132,8 +139,7 @@ static void init_device(void)
 /* All peers must agree on the size: if it is less, find out by a fault. */
 static void touch_end_of_memory(void)
 {
-    (void)CORTEX_M_REGISTER(BOARD_IVSHMEM_MEMORY +
-                            BOARD_IVSHMEM_MEMORY_SIZE - 4);
+    (void)CORTEX_M_REGISTER(BOARD_IVSHMEM_MEMORY + (memory << 20) - 4);
 }
 
 /* The server may have come back, and have given us another id. */
@@ -189,17 +195,18 @@ int main(void)
     read_options();
     if (!options_are_good()) {
         print("expected peers=1 to %u, vectors=1 to %u, revision=0 (with "
-              "vectors=1) or 1, slot=0 to %u, crc=0 or 1, tick=0 to %u\n",
+              "vectors=1) or 1, slot=0 to %u, crc=0 or 1, memory=1 to %u, "
+              "tick=0 to %u\n",
               EXCHANGE_SLOTS - 1, BOARD_IVSHMEM_VECTORS, EXCHANGE_SLOTS - 1,
-              (unsigned)MAX_TICK_MS);
+              MAX_MEMORY_MIB, (unsigned)MAX_TICK_MS);
         return 2;
     }
     init_device();
     id = ivshmem_flat_id(&ivshmem);
     touch_end_of_memory();
-    if (ivshmem_msg_open(&msg, (void *)BOARD_IVSHMEM_MEMORY,
-                         BOARD_IVSHMEM_MEMORY_SIZE, EXCHANGE_SLOTS,
-                         (int)slot, id, crc ? IVSHMEM_MSG_CRC : 0)) {
+    if (ivshmem_msg_open(&msg, (void *)BOARD_IVSHMEM_MEMORY, memory << 20,
+                         EXCHANGE_SLOTS, (int)slot, id,
+                         crc ? IVSHMEM_MSG_CRC : 0)) {
         print("shared memory at %x cannot be used\n", BOARD_IVSHMEM_MEMORY);
         return 2;
     }
