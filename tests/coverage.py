@@ -17,7 +17,8 @@ from pathlib import Path
 
 FILES = ('hw/misc/ivshmem-client.c', 'hw/misc/ivshmem-peers.c',
          'hw/misc/ivshmem-flat.c', 'hw/misc/ivshmem-flat-board.c',
-         'hw/misc/ivshmem-flat-plug.c', 'hw/arm/mps2-ivshmem.c')
+         'hw/misc/ivshmem-flat-plug.c', 'hw/misc/ivshmem-flat-info.c',
+         'hw/arm/mps2-ivshmem.c')
 EXPLANATIONS = Path(__file__).resolve().parent / 'uncovered.txt'
 
 

@@ -39,6 +39,7 @@
 #include "hw/core/registerfields.h"
 #include "hw/misc/ivshmem-flat.h"
 #include "hw/misc/ivshmem-flat-board.h"
+#include "hw/misc/ivshmem-flat-info.h"
 #include "migration/blocker.h"
 #include "migration/misc.h"
 #include "migration/vmstate.h"
@@ -545,7 +546,6 @@ static void ivshmem_flat_unrealize(DeviceState *dev)
 static void ivshmem_flat_init(Object *obj)
 {
     IvshmemFlat *s = IVSHMEM_FLAT(obj);
-    IvshmemPeers *peers = &s->client.peers;
     SysBusDevice *sbd = SYS_BUS_DEVICE(obj);
 
     ivshmem_client_init(&s->client, &ivshmem_flat_client_ops, s);
@@ -554,12 +554,6 @@ static void ivshmem_flat_init(Object *obj)
     memory_region_init(&s->shmem, obj, "ivshmem-flat-shmem", 0);
     sysbus_init_mmio(sbd, &s->iomem);
     sysbus_init_mmio(sbd, &s->shmem);
-    object_property_add_uint16_ptr(obj, "id", &peers->id, OBJ_PROP_FLAG_READ);
-    object_property_add_uint64_ptr(obj, "doorbells-sent",
-                                   &peers->doorbells_sent, OBJ_PROP_FLAG_READ);
-    object_property_add_uint64_ptr(obj, "doorbells-dropped",
-                                   &peers->doorbells_dropped,
-                                   OBJ_PROP_FLAG_READ);
     for (unsigned i = 0; i < IVSHMEM_FLAT_MAX_VECTORS; i++) {
         sysbus_init_irq(sbd, &s->irq[i]);
     }
@@ -624,53 +618,6 @@ static void ivshmem_flat_set_shmem_size(Object *obj, Visitor *v,
     IVSHMEM_FLAT(obj)->shmem_size = size;
 }
 
-static bool ivshmem_flat_get_connected(Object *obj, Error **errp)
-{
-    return IVSHMEM_FLAT(obj)->client.phase == IVSHMEM_CLIENT_CONNECTED;
-}
-
-/* The peers that are known, and how many vectors each has. */
-static void ivshmem_flat_get_peers(Object *obj, Visitor *v, const char *name,
-                                   void *opaque, Error **errp)
-{
-    IvshmemPeers *peers = &IVSHMEM_FLAT(obj)->client.peers;
-    bool ok = visit_start_list(v, name, NULL, 0, errp);
-
-    if (!ok) {
-        return;
-    }
-    for (uint32_t id = 0; ok && peers->others && id < IVSHMEM_MAX_PEERS;
-         id++) {
-        if (peers->others[id]) {
-            ok = visit_start_struct(v, NULL, NULL, 0, errp);
-            if (ok) {
-                ok = visit_type_uint32(v, "id", &id, errp) &&
-                     visit_type_uint32(v, "vectors",
-                                       &peers->others[id]->nvectors, errp);
-                visit_end_struct(v, NULL);
-            }
-        }
-    }
-    visit_end_list(v, NULL);
-}
-
-/* The interrupts that each own vector has taken. */
-static void ivshmem_flat_get_interrupts(Object *obj, Visitor *v,
-                                        const char *name, void *opaque,
-                                        Error **errp)
-{
-    IvshmemPeers *peers = &IVSHMEM_FLAT(obj)->client.peers;
-    bool ok = visit_start_list(v, name, NULL, 0, errp);
-
-    if (!ok) {
-        return;
-    }
-    for (unsigned i = 0; ok && i < peers->nvectors; i++) {
-        ok = visit_type_uint64(v, NULL, &peers->own[i].interrupts, errp);
-    }
-    visit_end_list(v, NULL);
-}
-
 static const Property ivshmem_flat_properties[] = {
     DEFINE_PROP_CHR("chardev", IvshmemFlat, client.chr),
     DEFINE_PROP_UINT64("x-bus-address-iomem", IvshmemFlat, bus_address_iomem,
@@ -719,9 +666,6 @@ static void ivshmem_flat_class_init(ObjectClass *klass,
         { "x-irq-qompath",
           "QOM path of the interrupt input that vector 0 drives" },
         { "shmem-size", "Size that the server's shared memory must have" },
-        { "connected", "Whether the server is there" },
-        { "peers", "The peers that are known: id and number of vectors" },
-        { "interrupts", "Interrupts taken, per own vector" },
     };
 
     dc->desc = "Inter-VM shared memory for machines without PCI";
@@ -738,12 +682,7 @@ static void ivshmem_flat_class_init(ObjectClass *klass,
     object_class_property_add(klass, "shmem-size", "size",
                               ivshmem_flat_get_shmem_size,
                               ivshmem_flat_set_shmem_size, NULL, NULL);
-    object_class_property_add_bool(klass, "connected",
-                                   ivshmem_flat_get_connected, NULL);
-    object_class_property_add(klass, "peers", "list", ivshmem_flat_get_peers,
-                              NULL, NULL, NULL);
-    object_class_property_add(klass, "interrupts", "list",
-                              ivshmem_flat_get_interrupts, NULL, NULL, NULL);
+    ivshmem_flat_info_add_properties(klass);
     for (unsigned i = 0; i < ARRAY_SIZE(descriptions); i++) {
         object_class_property_set_description(klass, descriptions[i][0],
                                               descriptions[i][1]);

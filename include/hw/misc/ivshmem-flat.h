@@ -28,8 +28,6 @@
  *  + QOM property "master": whether the shared memory's content migrates
  *  + QOM link "iothread": the IOThread that takes the interrupts of peers;
  *    unset: the main loop
- *  + QOM properties "id", "connected", "peers", "doorbells-sent",
- *    "doorbells-dropped", "interrupts": to look in, read-only
  *  + sysbus MMIO region 0: the registers, 256 bytes, as the PCI device's BAR 0
  *  + sysbus MMIO region 1: the shared memory, as BAR 2; its size is 0 until
  *    realize has learnt it from the server. Both regions exist from
