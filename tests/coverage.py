@@ -18,6 +18,7 @@ from pathlib import Path
 FILES = ('hw/misc/ivshmem-client.c', 'hw/misc/ivshmem-peers.c',
          'hw/misc/ivshmem-flat.c', 'hw/misc/ivshmem-flat-board.c',
          'hw/misc/ivshmem-flat-plug.c', 'hw/misc/ivshmem-flat-info.c',
+         'hw/misc/ivshmem-flat-memory.c', 'hw/misc/ivshmem-flat-user.c',
          'hw/arm/mps2-ivshmem.c')
 EXPLANATIONS = Path(__file__).resolve().parent / 'uncovered.txt'
 

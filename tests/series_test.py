@@ -266,20 +266,105 @@ RESTORED = {
 
 
 class Overlay(unittest.TestCase):
-    def test_each_part_is_in_the_series_once(self):
+    """The series itself, as far as that can be told without a QEMU"""
+
+    LAST = 'hw/misc/ivshmem-flat-user.c'    # from here on it can be dropped
+
+    @classmethod
+    def setUpClass(cls):
         loader = importlib.machinery.SourceFileLoader(
             'patches', str(ROOT / 'tools/patches'))
-        patches = importlib.util.module_from_spec(
+        cls.patches = importlib.util.module_from_spec(
             importlib.util.spec_from_loader('patches', loader))
-        loader.exec_module(patches)
-        series = patches.read_series((ROOT / 'patches/series').read_text())
-        for version in patches.apply.KNOWN:
+        loader.exec_module(cls.patches)
+
+        series = cls.patches.read_series(
+            (ROOT / 'patches/series').read_text())
+        cls.versions = []               # (version, steps, overlay)
+        for version in cls.patches.apply.KNOWN:
+            overlay = cls.patches.apply.read_overlay(
+                cls.patches.apply.Tree(ROOT), f'{version}.0')
+            edits = cls.patches.apply.edits_for(f'{version}.0')
+            cls.versions.append((
+                version, cls.patches.expand(series, overlay, edits), overlay))
+
+    def added(self, steps, overlay):
+        """What each step adds: {path: lines}"""
+        there = {}
+        for step in steps:
+            result = {}
+            for item in step.brings:
+                path, words = self.patches.split_without(item)
+                if path in overlay['files']:
+                    text = (ROOT / path).read_text(encoding='utf-8')
+                    lines = [line for line in text.splitlines()
+                             if not any(word in line for word in words)]
+                    result[path] = [line for line in lines
+                                    if line not in there.get(path, ())]
+                    there[path] = lines
+                for file, parts in overlay['edits'].get(item, {}).items():
+                    result[file] = sum((part[1] for part in parts), [])
+            yield result
+
+    def test_each_part_is_in_the_series_once(self):
+        for version, steps, _ in self.versions:
+            for step in steps:
+                with self.subTest(version, step=step.brings):
+                    self.assertRegex(step.message,
+                                     r'^[^\n]{1,76}\n\n.')
+
+    def test_each_step_is_small(self):
+        """No more than about 700 lines of C, or the message says why."""
+        for version, steps, overlay in self.versions:
+            for step, files in zip(steps, self.added(steps, overlay)):
+                count = sum(len(lines) for path, lines in files.items()
+                            if path.endswith(('.c', '.h'))
+                            and not path.startswith('tests/'))
+                if 'more than 700 lines' not in ' '.join(step.message.split()):
+                    with self.subTest(version, step=step.brings):
+                        self.assertLessEqual(count, 750)
+
+    def test_the_last_can_be_dropped(self):
+        """Nothing before the x- properties has a word of them, and behind
+        them is what makes sense with them alone."""
+        words = ('x-bus-address', 'x-irq-qompath', 'flat_user', 'flat-user')
+        for version, steps, overlay in self.versions:
+            last = [self.LAST in step.brings for step in steps].index(True)
+            for step, files in zip(steps[:last], self.added(steps, overlay)):
+                with self.subTest(version, step=step.brings):
+                    self.assertEqual(
+                        [(path, line) for path, lines in files.items()
+                         for line in lines if any(map(line.count, words))], [])
+            self.assertEqual(
+                [step.message.split('\n')[0] for step in steps[last + 1:]],
+                ['hw/core/sysbus-fdt: describe an ivshmem-flat that is not on '
+                 'the bus', 'hw/core/platform-bus: say where else a shared '
+                 'memory may go'])
+
+    def test_order(self):
+        """As the cover letter says"""
+        order = [
+            'contrib/ivshmem-server: say why it does not start',
+            'hw/arm/virt: give the GIC a parent',
+            'hw/misc: remove ivshmem-flat',
+            'hw/misc/ivshmem-peers: add the table',
+            'hw/misc/ivshmem-client: add a client',
+            'hw/misc/ivshmem-flat: add inter-VM shared memory',
+            'hw/arm/mps2: allow -device ivshmem-flat',
+            'hw/arm/microbit: allow -device ivshmem-flat',
+            'hw/core/sysbus-fdt: describe ivshmem-flat',
+            'hw/arm/virt: allow -device ivshmem-flat',
+            'hw/riscv/virt: allow -device ivshmem-flat',
+            'tests/qtest: test ivshmem-flat',
+            'docs/system/devices: document ivshmem-flat',
+            'hw/misc/ivshmem-flat: let a user say where it goes',
+        ]
+        for version, steps, _ in self.versions:
+            subjects = [step.message.split('\n')[0] for step in steps]
+            found = [next(i for i, subject in enumerate(subjects)
+                          if subject.startswith(begin)) for begin in order]
             with self.subTest(version):
-                overlay = patches.apply.read_overlay(
-                    patches.apply.Tree(ROOT), f'{version}.0')
-                edits = patches.apply.edits_for(f'{version}.0')
-                for step in patches.expand(series, overlay, edits):
-                    self.assertRegex(step.message, r'^[^\n]{1,76}\n\n.')
+                self.assertEqual(found, sorted(found))
 
     def test_diagram_is_what_its_source_says(self):
         """Of each text in the .dot, the .svg has as many as that."""

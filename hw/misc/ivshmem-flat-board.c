@@ -43,7 +43,7 @@ board_find_obstacle(DeviceState *dev, AddressSpace *as, hwaddr addr, hwaddr end)
     return (MemoryRegionSection) {};
 }
 
-static void board_set_error(Error **errp, const char *property, hwaddr addr,
+static void board_set_error(Error **errp, const char *what, hwaddr addr,
                             uint64_t size, MemoryRegion *mr, hwaddr start,
                             hwaddr last)
 {
@@ -52,13 +52,13 @@ static void board_set_error(Error **errp, const char *property, hwaddr addr,
 
     error_setg(errp, "%s: 0x%" HWADDR_PRIx "-0x%" HWADDR_PRIx
                " is not free, '%s'%s%s has 0x%" HWADDR_PRIx "-0x%"
-               HWADDR_PRIx, property, addr, addr + size - 1,
+               HWADDR_PRIx, what, addr, addr + size - 1,
                memory_region_name(mr), path ? " of " : "", path ?: "",
                start, last);
 }
 
 static bool board_check_free(DeviceState *dev, AddressSpace *as,
-                             const char *property, hwaddr addr, uint64_t size,
+                             const char *what, hwaddr addr, uint64_t size,
                              Error **errp)
 {
     MemoryRegionSection found = board_find_obstacle(dev, as, addr, addr + size);
@@ -67,14 +67,14 @@ static bool board_check_free(DeviceState *dev, AddressSpace *as,
     if (!found.mr) {
         return true;
     }
-    board_set_error(errp, property, addr, size, found.mr, start,
+    board_set_error(errp, what, addr, size, found.mr, start,
                     start + int128_get64(found.size) - 1);
     memory_region_unref(found.mr);
     return false;
 }
 
 /* All of a platform bus's range is its own: it fills that as devices come. */
-static bool board_check_platform_bus(const char *property, hwaddr addr,
+static bool board_check_platform_bus(const char *what, hwaddr addr,
                                      uint64_t size, Error **errp)
 {
     Object *bus = object_resolve_path_type("", TYPE_PLATFORM_BUS_DEVICE, NULL);
@@ -89,7 +89,7 @@ static bool board_check_platform_bus(const char *property, hwaddr addr,
     if (addr + size <= mr->addr || addr > last) {
         return true;
     }
-    board_set_error(errp, property, addr, size, mr, mr->addr, last);
+    board_set_error(errp, what, addr, size, mr, mr->addr, last);
     return false;
 }
 
@@ -103,17 +103,17 @@ static hwaddr board_last_address(CPUState *cpu)
     return has_32_bits ? UINT32_MAX : UINT64_MAX;
 }
 
-bool ivshmem_flat_board_check_range(DeviceState *dev, const char *property,
+bool ivshmem_flat_board_check_range(DeviceState *dev, const char *what,
                                     hwaddr addr, uint64_t size, Error **errp)
 {
     CPUState *cpu;
 
     if (addr > UINT64_MAX - size) {
         error_setg(errp, "%s: 0x%" HWADDR_PRIx " leaves no room for 0x%" PRIx64
-                   " bytes", property, addr, size);
+                   " bytes", what, addr, size);
         return false;
     }
-    if (!board_check_platform_bus(property, addr, size, errp)) {
+    if (!board_check_platform_bus(what, addr, size, errp)) {
         return false;
     }
     CPU_FOREACH(cpu) {
@@ -122,14 +122,14 @@ bool ivshmem_flat_board_check_range(DeviceState *dev, const char *property,
         if (addr + size - 1 > last) {
             error_setg(errp, "%s: 0x%" HWADDR_PRIx "-0x%" HWADDR_PRIx
                        " is not what the machine's CPUs address, expected "
-                       "no more than 0x%" HWADDR_PRIx, property, addr,
+                       "no more than 0x%" HWADDR_PRIx, what, addr,
                        addr + size - 1, last);
             return false;
         }
         for (int i = 0; i <= IVSHMEM_FLAT_LAST_AS(cpu); i++) {
             AddressSpace *as = cpu_get_address_space(cpu, i);
 
-            if (as && !board_check_free(dev, as, property, addr, size, errp)) {
+            if (as && !board_check_free(dev, as, what, addr, size, errp)) {
                 return false;
             }
         }

@@ -30,7 +30,6 @@
 #include "qemu/log.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
-#include "qemu/units.h"
 #include "qapi/error.h"
 #include "qapi/visitor.h"
 #include "hw/core/irq.h"
@@ -40,6 +39,7 @@
 #include "hw/misc/ivshmem-flat.h"
 #include "hw/misc/ivshmem-flat-board.h"
 #include "hw/misc/ivshmem-flat-info.h"
+#include "hw/misc/ivshmem-flat-user.h"
 #include "migration/blocker.h"
 #include "migration/misc.h"
 #include "migration/vmstate.h"
@@ -48,8 +48,6 @@
 #include "system/runstate.h"
 #include "system/system.h"
 #include "trace.h"
-
-#include <sys/statvfs.h>
 
 REG32(INTRMASK, 0x00)
 REG32(INTRSTATUS, 0x04)
@@ -61,9 +59,6 @@ REG32(DOORBELL, 0x0c)
 #define INTRSTATUS_PEER 1       /* revision 0: a peer's interrupt */
 
 #define IOMEM_SIZE 0x100
-
-/* Memory that starts inside a page of the guest would be slow, or no RAM. */
-#define SHMEM_ALIGN (4 * KiB)
 
 /* Interrupts */
 
@@ -114,7 +109,7 @@ static void ivshmem_flat_machine_done(Notifier *notifier, void *data)
     trace_ivshmem_flat_interrupts(s->any_wired);
     if (!s->any_wired) {
         warn_report("ivshmem-flat %s: interrupts are disabled, no interrupt "
-                    "input is wired; x-irq-qompath=PATH wires one, 'info "
+                    "input is wired; sysbus-irq[0]=PATH wires one, 'info "
                     "qom-tree' lists the paths", path);
     } else if (off->len) {
         warn_report("ivshmem-flat %s: vectors without an interrupt input are "
@@ -247,16 +242,16 @@ static bool ivshmem_flat_check_places(IvshmemFlat *s, uint64_t shmem_size,
         return true;
     }
     if ((has_iomem &&
-         !ivshmem_flat_board_check_range(DEVICE(s), "x-bus-address-iomem",
-                                         iomem, IOMEM_SIZE, errp)) ||
+         !ivshmem_flat_board_check_range(DEVICE(s), "registers", iomem,
+                                         IOMEM_SIZE, errp)) ||
         (has_shmem &&
-         !ivshmem_flat_board_check_range(DEVICE(s), "x-bus-address-shmem",
-                                         shmem, shmem_size, errp))) {
+         !ivshmem_flat_board_check_range(DEVICE(s), "shared memory", shmem,
+                                         shmem_size, errp))) {
         return false;
     }
     if (has_iomem && has_shmem &&
         iomem < shmem + shmem_size && shmem < iomem + IOMEM_SIZE) {
-        error_setg(errp, "x-bus-address-iomem: 0x%" HWADDR_PRIx
+        error_setg(errp, "registers: 0x%" HWADDR_PRIx
                    " is inside the shared memory at 0x%" HWADDR_PRIx "-0x%"
                    HWADDR_PRIx, iomem, shmem, shmem + shmem_size - 1);
         return false;
@@ -271,25 +266,6 @@ static uint64_t ivshmem_flat_get_size(IvshmemFlat *s)
     return s->memory ? memory_region_size(&s->memory->ram) : s->shmem_size;
 }
 
-/* Warn if the file system has no room for what the object has no blocks for. */
-static void ivshmem_flat_check_room(int fd)
-{
-    struct statvfs fs;
-    struct stat st;
-    uint64_t room;
-
-    if (fstatvfs(fd, &fs) < 0 || fstat(fd, &st) < 0 ||
-        fs.f_blocks == 0) { /* it has no limit */
-        return;
-    }
-    room = (uint64_t)fs.f_bavail * fs.f_frsize + (uint64_t)st.st_blocks * 512;
-    if (room < (uint64_t)st.st_size) {
-        warn_report("ivshmem-flat: shared memory of %" PRId64 " bytes has room "
-                    "for %" PRIu64 ": what uses more is killed by SIGBUS",
-                    (int64_t)st.st_size, room);
-    }
-}
-
 static void ivshmem_flat_unmap_shmem(IvshmemFlat *s)
 {
     if (s->memory) {
@@ -297,14 +273,6 @@ static void ivshmem_flat_unmap_shmem(IvshmemFlat *s)
         vmstate_unregister_ram(&s->memory->ram, DEVICE(s));
         object_unref(g_steal_pointer(&s->memory));
     }
-}
-
-static bool ivshmem_flat_same_file(int a, int b)
-{
-    struct stat sa, sb;
-
-    return fstat(a, &sa) == 0 && fstat(b, &sb) == 0 &&
-           sa.st_dev == sb.st_dev && sa.st_ino == sb.st_ino;
 }
 
 /*
@@ -328,7 +296,7 @@ static bool ivshmem_flat_take_memory(void *opaque, int fd, uint64_t size,
                    "expected shmem-size %" PRIu64, size, expected_size);
         return false;
     }
-    if (old && ivshmem_flat_same_file(fd, memory_region_get_fd(&old->ram))) {
+    if (old && ivshmem_flat_memory_is(old, fd)) {
         close(fd);
         return true;
     }
@@ -339,11 +307,11 @@ static bool ivshmem_flat_take_memory(void *opaque, int fd, uint64_t size,
                    "expected the same");
         return false;
     }
-    new = IVSHMEM_FLAT_MEMORY(object_new(TYPE_IVSHMEM_FLAT_MEMORY));
-    if (!ivshmem_flat_check_places(s, size, errp) ||
-        !memory_region_init_ram_from_fd(&new->ram, OBJECT(new), name, size,
-                                        RAM_SHARED, fd, 0, errp)) {
-        object_unref(new);
+    if (!ivshmem_flat_check_places(s, size, errp)) {
+        return false;
+    }
+    new = ivshmem_flat_memory_new(name, fd, size, errp);
+    if (!new) {
         return false;
     }
     memory_region_transaction_begin();
@@ -355,7 +323,6 @@ static bool ivshmem_flat_take_memory(void *opaque, int fd, uint64_t size,
     memory_region_add_subregion(&s->shmem, 0, &new->ram);
     memory_region_transaction_commit();
     s->memory = new;
-    ivshmem_flat_check_room(fd);
     return true;
 }
 
@@ -378,28 +345,6 @@ static const IvshmemClientOps ivshmem_flat_client_ops = {
 };
 
 /* The device */
-
-static bool ivshmem_flat_check_address(const char *property, uint64_t addr,
-                                       uint64_t align, Error **errp)
-{
-    if (ivshmem_flat_has_address(addr) && addr % align) {
-        error_setg(errp, "%s: 0x%" PRIx64 " is not aligned, expected a "
-                   "multiple of 0x%" PRIx64, property, addr, align);
-        return false;
-    }
-    return true;
-}
-
-static bool ivshmem_flat_check_addresses(IvshmemFlat *s, Error **errp)
-{
-    /* KVM maps in pages of the host */
-    uint64_t align = MAX(SHMEM_ALIGN, qemu_real_host_page_size());
-
-    return ivshmem_flat_check_address("x-bus-address-iomem",
-                                      s->bus_address_iomem, 4, errp) &&
-           ivshmem_flat_check_address("x-bus-address-shmem",
-                                      s->bus_address_shmem, align, errp);
-}
 
 /*
  * As in the PCI device: the first on a server may take the memory along.
@@ -471,7 +416,7 @@ static bool ivshmem_flat_check_properties(IvshmemFlat *s, Error **errp)
             return false;
         }
     }
-    return ivshmem_flat_check_addresses(s, errp);
+    return true;
 }
 
 /*
@@ -548,6 +493,8 @@ static void ivshmem_flat_init(Object *obj)
     IvshmemFlat *s = IVSHMEM_FLAT(obj);
     SysBusDevice *sbd = SYS_BUS_DEVICE(obj);
 
+    s->bus_address_iomem = UINT64_MAX;
+    s->bus_address_shmem = UINT64_MAX;
     ivshmem_client_init(&s->client, &ivshmem_flat_client_ops, s);
     memory_region_init_io(&s->iomem, obj, &ivshmem_flat_ops, s,
                           "ivshmem-flat-registers", IOMEM_SIZE);
@@ -560,33 +507,6 @@ static void ivshmem_flat_init(Object *obj)
 }
 
 /* Properties */
-
-static char *ivshmem_flat_get_irq_qompath(Object *obj, Error **errp)
-{
-    return object_property_get_str(obj, SYSBUS_DEVICE_GPIO_IRQ "[0]", errp);
-}
-
-/* Says in one line what the link's own setter says without the path. */
-static void ivshmem_flat_set_irq_qompath(Object *obj, const char *path,
-                                         Error **errp)
-{
-    const char *hint = "expected the QOM path of an interrupt input, 'info "
-                       "qom-tree' in the monitor lists them";
-    bool ambiguous = false;
-    Object *input = object_resolve_path(path, &ambiguous);
-
-    if (ambiguous) {
-        error_setg(errp, "x-irq-qompath: '%s' is ambiguous, %s", path, hint);
-    } else if (!input) {
-        error_setg(errp, "x-irq-qompath: '%s' does not exist, %s", path, hint);
-    } else if (!object_dynamic_cast(input, TYPE_IRQ)) {
-        error_setg(errp, "x-irq-qompath: '%s' is of type %s, %s", path,
-                   object_get_typename(input), hint);
-    } else {
-        object_property_set_link(obj, SYSBUS_DEVICE_GPIO_IRQ "[0]", input,
-                                 errp);
-    }
-}
 
 static void ivshmem_flat_get_shmem_size(Object *obj, Visitor *v,
                                         const char *name, void *opaque,
@@ -620,10 +540,6 @@ static void ivshmem_flat_set_shmem_size(Object *obj, Visitor *v,
 
 static const Property ivshmem_flat_properties[] = {
     DEFINE_PROP_CHR("chardev", IvshmemFlat, client.chr),
-    DEFINE_PROP_UINT64("x-bus-address-iomem", IvshmemFlat, bus_address_iomem,
-                       UINT64_MAX),
-    DEFINE_PROP_UINT64("x-bus-address-shmem", IvshmemFlat, bus_address_shmem,
-                       UINT64_MAX),
     DEFINE_PROP_UINT32("vectors", IvshmemFlat, vectors, 1),
     DEFINE_PROP_UINT32("revision", IvshmemFlat, revision, 1),
     DEFINE_PROP_ON_OFF_AUTO("master", IvshmemFlat, master, ON_OFF_AUTO_OFF),
@@ -657,14 +573,10 @@ static void ivshmem_flat_class_init(ObjectClass *klass,
     ResettableClass *rc = RESETTABLE_CLASS(klass);
     static const char *const descriptions[][2] = {
         { "chardev", "Socket chardev that connects to an ivshmem server" },
-        { "x-bus-address-iomem", "Address of the registers, 256 bytes" },
-        { "x-bus-address-shmem", "Address of the shared memory" },
         { "vectors", "Number of own vectors and of interrupt outputs" },
         { "revision", "Device revision, as in the ivshmem specification" },
         { "master", "Whether the shared memory's content migrates" },
         { "iothread", "IOThread that takes the interrupts of peers" },
-        { "x-irq-qompath",
-          "QOM path of the interrupt input that vector 0 drives" },
         { "shmem-size", "Size that the server's shared memory must have" },
     };
 
@@ -676,13 +588,11 @@ static void ivshmem_flat_class_init(ObjectClass *klass,
     rc->phases.hold = ivshmem_flat_reset_hold;
     set_bit(DEVICE_CATEGORY_MISC, dc->categories);
     device_class_set_props(dc, ivshmem_flat_properties);
-    object_class_property_add_str(klass, "x-irq-qompath",
-                                  ivshmem_flat_get_irq_qompath,
-                                  ivshmem_flat_set_irq_qompath);
     object_class_property_add(klass, "shmem-size", "size",
                               ivshmem_flat_get_shmem_size,
                               ivshmem_flat_set_shmem_size, NULL, NULL);
     ivshmem_flat_info_add_properties(klass);
+    ivshmem_flat_user_add_properties(klass);
     for (unsigned i = 0; i < ARRAY_SIZE(descriptions); i++) {
         object_class_property_set_description(klass, descriptions[i][0],
                                               descriptions[i][1]);
@@ -691,10 +601,6 @@ static void ivshmem_flat_class_init(ObjectClass *klass,
 
 static const TypeInfo ivshmem_flat_types[] = {
     {
-        .name = TYPE_IVSHMEM_FLAT_MEMORY,
-        .parent = TYPE_OBJECT,
-        .instance_size = sizeof(IvshmemFlatMemory),
-    }, {
         .name = TYPE_IVSHMEM_FLAT,
         .parent = TYPE_DYNAMIC_SYS_BUS_DEVICE,
         .instance_size = sizeof(IvshmemFlat),

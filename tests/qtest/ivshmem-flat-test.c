@@ -745,7 +745,7 @@ static void test_no_interrupt_warns_once(void)
     fake_join(srv);
     g_assert_nonnull(strstr(out.text, "ivshmem-flat /machine/peripheral/ivs: "
                                       "interrupts are disabled"));
-    g_assert_nonnull(strstr(out.text, "x-irq-qompath=PATH wires one"));
+    g_assert_nonnull(strstr(out.text, "sysbus-irq[0]=PATH wires one"));
     g_assert_null(strstr(strstr(out.text, "disabled") + 1, "disabled"));
     output_free(out);
     fake_free(srv);

@@ -18,12 +18,12 @@
  *
  * @dev: the device that is to be mapped there; what it has there itself, and
  *       placeholders (unimplemented-device), do not count
- * @property: with which the user has said so, for the error
+ * @what: goes there, for the error
  * @addr: where it begins
  * @size: in bytes, not 0
  * @errp: says what is in the way, and where
  */
-bool ivshmem_flat_board_check_range(DeviceState *dev, const char *property,
+bool ivshmem_flat_board_check_range(DeviceState *dev, const char *what,
                                     hwaddr addr, uint64_t size, Error **errp);
 
 /**

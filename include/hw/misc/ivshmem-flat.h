@@ -14,12 +14,6 @@
  * QEMU interface:
  *  + QOM property "chardev": a socket chardev that connects to an ivshmem
  *    server; required
- *  + QOM property "x-irq-qompath": path of the interrupt input that vector 0
- *    drives; the same as setting the link "sysbus-irq[0]"
- *  + QOM properties "x-bus-address-iomem" and "x-bus-address-shmem": where
- *    realize maps the two regions on the system bus; one that is not given is
- *    the machine's to place: a platform bus does, or the board, see
- *    hw/misc/ivshmem-flat-plug.h
  *  + QOM property "shmem-size": size that the server's object must have;
  *    unset, and after realize: the size that it has
  *  + QOM property "vectors": number of own vectors, 1 to 64
@@ -43,6 +37,7 @@
 #include "hw/core/sysbus.h"
 #include "hw/misc/ivshmem-flat-compat.h"
 #include "hw/misc/ivshmem-client.h"
+#include "hw/misc/ivshmem-flat-memory.h"
 #include "qemu/notify.h"
 #include "qom/object.h"
 #include "system/iothread.h"
@@ -61,28 +56,6 @@ OBJECT_DECLARE_SIMPLE_TYPE(IvshmemFlat, IVSHMEM_FLAT)
  * Vectors of one peer that can be rung, and outputs that a device can have.
  */
 #define IVSHMEM_FLAT_MAX_VECTORS 64
-
-/**
- * TYPE_IVSHMEM_FLAT_MEMORY:
- *
- * QOM type of what owns a server's object, not user-creatable.
- */
-#define TYPE_IVSHMEM_FLAT_MEMORY "ivshmem-flat-memory"
-OBJECT_DECLARE_SIMPLE_TYPE(IvshmemFlatMemory, IVSHMEM_FLAT_MEMORY)
-
-/**
- * IvshmemFlatMemory: the server's object as RAM
- * @ram: owns the object's fd
- *
- * A memory region lives as long as its owner, and an old address space may
- * hold on to it for a while: each object has an owner of its own, so that one
- * can take the place of another.
- */
-struct IvshmemFlatMemory {
-    Object parent_obj;
-
-    MemoryRegion ram;
-};
 
 struct IvshmemFlat {
     SysBusDevice parent_obj;

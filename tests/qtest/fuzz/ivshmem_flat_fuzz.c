@@ -277,9 +277,8 @@ static bool set_properties(Run *r)
     };
     unsigned kind = ivfuzz_take(r, 1) % ARRAY_SIZE(kinds);
     uint8_t wire = ivfuzz_take(r, 1);
+    IvshmemFlat *s = IVSHMEM_FLAT(device.dev);
     uint64_t used;
-    uint64_t iomem = IOMEM;
-    uint64_t shmem = SHMEM;
     bool ok = kinds[kind].ok;
 
     qdev_prop_set_chr(device.dev, "chardev", r->chr);
@@ -315,12 +314,8 @@ static bool set_properties(Run *r)
                             OnOffAuto_str(device.master), &error_abort);
 
     r->placed = ivfuzz_take(r, 1) % 8 != 7;
-    if (!r->placed) {
-        iomem = ivfuzz_take(r, 8);
-        shmem = ivfuzz_take(r, 8);
-    }
-    qdev_prop_set_uint64(device.dev, "x-bus-address-iomem", iomem);
-    qdev_prop_set_uint64(device.dev, "x-bus-address-shmem", shmem);
+    s->bus_address_iomem = r->placed ? IOMEM : ivfuzz_take(r, 8) & ~3ull;
+    s->bus_address_shmem = r->placed ? SHMEM : ivfuzz_take(r, 8) & ~4095ull;
     return ok;
 }
 

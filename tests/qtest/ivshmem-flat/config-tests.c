@@ -48,11 +48,11 @@ static void test_properties_refused(void)
         { ",x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x70000800",
           "x-bus-address-shmem: 0x70000800 is not aligned" },
         { ",x-bus-address-iomem=0x40004000,x-bus-address-shmem=0x70000000",
-          "x-bus-address-iomem: 0x40004000-0x400040ff is not free, 'uart'" },
+          "registers: 0x40004000-0x400040ff is not free, 'uart'" },
         { ",x-bus-address-iomem=0x20000000,x-bus-address-shmem=0x70000000",
           "is not free, 'mps.ssram23'" },
         { ",x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x3ff00000",
-          "x-bus-address-shmem: 0x3ff00000-0x402fffff is not free, "
+          "shared memory: 0x3ff00000-0x402fffff is not free, "
           "'cmsdk-apb-timer'" },
         /* the CPU has something in front of it */
         { ",x-bus-address-iomem=0x42000000,x-bus-address-shmem=0x70000000",
@@ -60,18 +60,18 @@ static void test_properties_refused(void)
         { ",x-bus-address-iomem=0xe000e100,x-bus-address-shmem=0x70000000",
           "is not free, 'nvic_sysregs'" },
         { ",x-bus-address-iomem=0x70001000,x-bus-address-shmem=0x70000000",
-          "x-bus-address-iomem: 0x70001000 is inside the shared memory" },
+          "registers: 0x70001000 is inside the shared memory" },
         { ",x-bus-address-iomem=0x50000000"
           ",x-bus-address-shmem=0xffffffffffff0000",
-          "x-bus-address-shmem: 0xffffffffffff0000 leaves no room for "
+          "shared memory: 0xffffffffffff0000 leaves no room for "
           "0x400000 bytes" },
         { ",x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x700000000",
-          "x-bus-address-shmem: 0x700000000-0x7003fffff is not what the "
+          "shared memory: 0x700000000-0x7003fffff is not what the "
           "machine's CPUs address, expected no more than 0xffffffff" },
         { ",x-bus-address-iomem=0x50000000,x-bus-address-shmem=0xffe00000",
-          "x-bus-address-shmem: 0xffe00000-0x1001fffff is not what the" },
+          "shared memory: 0xffe00000-0x1001fffff is not what the" },
         { ",x-bus-address-iomem=0x100000000,x-bus-address-shmem=0x70000000",
-          "x-bus-address-iomem: 0x100000000-0x1000000ff is not what the" },
+          "registers: 0x100000000-0x1000000ff is not what the" },
         { "," AT ",shmem-size=8M",
           "server sent shared memory of 4194304 bytes, "
           "expected shmem-size 8388608" },
@@ -123,7 +123,7 @@ static void test_property_beyond_32_bits(void)
         srv = fake_new();
         fake_script_client(srv, 0);
         fake_start(srv);
-        assert_refused("x-bus-address-shmem: 0x700000000-0x7003fffff is not "
+        assert_refused("shared memory: 0x700000000-0x7003fffff is not "
                        "what the machine's CPUs address", "-machine %s "
                        "-chardev socket,id=ivshmem,path=%s "
                        "-device ivshmem-flat,chardev=ivshmem,"
@@ -214,13 +214,13 @@ static void test_property_inside_a_platform_bus(void)
 {
     static const char *const cases[][2] = {
         { "x-bus-address-shmem=0xdc00000",
-          "x-bus-address-shmem: 0xdc00000-0xdffffff is not free, 'platform "
+          "shared memory: 0xdc00000-0xdffffff is not free, 'platform "
           "bus' of /machine/" },
         { "x-bus-address-iomem=0xc000000",
-          "x-bus-address-iomem: 0xc000000-0xc0000ff is not free, 'platform "
+          "registers: 0xc000000-0xc0000ff is not free, 'platform "
           "bus' of /machine/" },
         { "x-bus-address-shmem=0xbe00000,x-bus-address-iomem=0xf100000",
-          "x-bus-address-shmem: 0xbe00000-0xc1fffff is not free, 'platform "
+          "shared memory: 0xbe00000-0xc1fffff is not free, 'platform "
           "bus' of /machine/" },
     };
 
