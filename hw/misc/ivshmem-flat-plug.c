@@ -13,6 +13,7 @@
 #include "hw/core/sysbus.h"
 #include "hw/misc/ivshmem-flat.h"
 #include "hw/misc/ivshmem-flat-plug.h"
+#include "hw/misc/ivshmem-flat-user.h"
 
 #define TYPE_IVSHMEM_FLAT_PLUG "ivshmem-flat-plug"
 OBJECT_DECLARE_SIMPLE_TYPE(IvshmemFlatPlug, IVSHMEM_FLAT_PLUG)
@@ -65,11 +66,12 @@ static const IvshmemFlatPlace *ivshmem_flat_plug_next(IvshmemFlatPlug *plug,
                                                       Error **errp)
 {
     const IvshmemFlatPlace *place = &plug->board->places[plug->taken];
+    ERRP_GUARD();
 
     if (plug->taken == IVSHMEM_FLAT_PLUG_PLACES || !place->registers) {
         error_setg(errp, "this board has places for %u ivshmem-flat, and all "
-                   "are taken: x-bus-address-iomem and x-bus-address-shmem "
-                   "place another one", plug->taken);
+                   "are taken", plug->taken);
+        ivshmem_flat_user_append_hint(errp);
         return NULL;
     }
     return place;

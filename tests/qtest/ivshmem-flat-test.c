@@ -246,9 +246,7 @@ static void test_doorbell_to_itself(void)
 static void test_doorbell_to_itself_on_two_vectors(void)
 {
     Server *srv = server_new_with(qemu_real_host_page_size(), 2);
-    QTestState *qts = machine(srv->path, WIRED_MACHINE ",vectors=2,"
-                              "'sysbus-irq[1]=/machine/armv7m/nvic/"
-                              "unnamed-gpio-in[17]'");
+    QTestState *qts = machine(srv->path, WIRED_MACHINE ",vectors=2");
     unsigned id = qtest_readl(qts, IVPOSITION);
 
     g_assert_cmpint(get_number(qts, "shmem-size"), ==, srv->size);
@@ -467,35 +465,6 @@ static void test_vectors_fewer_from_the_server(void)
     fake_free(srv);
 }
 
-/* An output without a wire: that vector is off, the others are not. */
-static void test_vectors_without_a_wire(void)
-{
-    FakeServer *srv = fake_new();
-    QTestState *qts;
-    int own[4];
-
-    fake_script_greeting(srv, OWN_ID);
-    fake_script_vectors(srv, OWN_ID, own, ARRAY_SIZE(own));
-    qts = fake_machine_with(srv, MACHINE ",vectors=4,'sysbus-irq[2]="
-                            "/machine/armv7m/nvic/unnamed-gpio-in[25]' 2>%s",
-                            srv->errors);
-    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, OWN_ID);
-    for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
-        interrupt(own[i]);
-    }
-    wait_interrupt(qts, 25);
-    fake_sync(srv, qts);
-    for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
-        g_assert_cmpint(rung(own[i]), ==, i != 2);
-    }
-    g_assert_cmpint(count_errors(srv, "\n"), ==, 1);
-    g_assert_cmpint(count_errors(srv, "ivshmem-flat /machine/peripheral/ivs: "
-                                "vectors without an interrupt input are off: "
-                                "0, 1, 3;"), ==, 1);
-    qtest_quit(qts);
-    fake_free(srv);
-}
-
 static void test_vectors_are_outputs(void)
 {
     static const unsigned counts[] = { 1, 4, 64 };
@@ -533,15 +502,11 @@ static void test_vectors_in_json(void)
                             "\"driver\": \"ivshmem-flat\","
                             " \"chardev\": \"ivshmem\","
                             " \"vectors\": 2,"
-                            " \"x-bus-address-iomem\": 1342177280,"
-                            " \"x-bus-address-shmem\": 1879048192,"
-                            " \"x-irq-qompath\":"
-                            " \"/machine/armv7m/nvic/unnamed-gpio-in[25]\","
                             " \"sysbus-irq[1]\":"
-                            " \"/machine/armv7m/nvic/unnamed-gpio-in[26]\"}'");
+                            " \"/machine/armv7m/nvic/unnamed-gpio-in[14]\"}'");
     interrupt(own);
-    wait_interrupt(qts, 26);
-    g_assert_false(pending(qts, 25));
+    wait_interrupt(qts, 14);
+    g_assert_false(pending(qts, INPUT));
     qtest_quit(qts);
     fake_free(srv);
 }
@@ -603,7 +568,6 @@ static void test_revision_0(void)
  */
 
 #define AN536_IOMEM 0xe7000000
-#define AN536_SHMEM 0x14000000
 #define AN536_SPI 80
 #define GICD_ISPENDR (0xf0000000 + 0x200 + (32 + AN536_SPI) / 32 * 4)
 #define AN536_PENDING BIT((32 + AN536_SPI) % 32)
@@ -612,10 +576,7 @@ static QTestState *an536(FakeServer *srv, int *own, unsigned revision)
 {
     *own = fake_script_client(srv, OWN_ID);
     return fake_machine_with(srv, "-machine mps3-an536 -device ivshmem-flat,"
-                             "id=ivs,chardev=ivshmem,x-bus-address-iomem=0x%x,"
-                             "x-bus-address-shmem=0x%x,revision=%u,"
-                             "'x-irq-qompath=/machine/gic/unnamed-gpio-in[%u]'",
-                             AN536_IOMEM, AN536_SHMEM, revision, AN536_SPI);
+                             "id=ivs,chardev=ivshmem,revision=%u", revision);
 }
 
 static void test_revision_0_at_a_level_input(void)
@@ -707,50 +668,6 @@ static void test_looking_in(void)
     fake_free(srv);
 }
 
-/* No interrupt wired: notification is off both ways, memory is there. */
-
-static void test_no_interrupt(void)
-{
-    FakeServer *srv = fake_new();
-    QTestState *qts;
-    int peer, own;
-
-    own = fake_script_with_peer(srv, OWN_ID, 0, &peer);
-    interrupt(own);
-    qts = fake_machine_with(srv, MACHINE);
-
-    g_assert_cmphex(qtest_readl(qts, IVPOSITION), ==, 0);
-    qtest_writel(qts, DOORBELL, doorbell(0, 0));
-    qtest_writel(qts, DOORBELL, doorbell(OWN_ID, 0));
-    g_assert_cmpint(rung(peer), ==, 0);
-    qtest_writel(qts, SHMEM, 0x12345678);
-    g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x12345678);
-    qtest_quit(qts);
-
-    g_assert_cmpint(rung(own), ==, 1); /* nobody has drained it */
-    fake_free(srv);
-}
-
-static void test_no_interrupt_warns_once(void)
-{
-    FakeServer *srv = fake_new();
-    Output out;
-
-    fake_script_client(srv, OWN_ID);
-    fake_start(srv);
-    out = run_qemu("qom-tree", "-machine mps2-an385 "
-                   "-chardev socket,id=ivshmem,path=%s "
-                   "-device ivshmem-flat,id=ivs,chardev=ivshmem," AT,
-                   srv->path);
-    fake_join(srv);
-    g_assert_nonnull(strstr(out.text, "ivshmem-flat /machine/peripheral/ivs: "
-                                      "interrupts are disabled"));
-    g_assert_nonnull(strstr(out.text, "sysbus-irq[0]=PATH wires one"));
-    g_assert_null(strstr(strstr(out.text, "disabled") + 1, "disabled"));
-    output_free(out);
-    fake_free(srv);
-}
-
 static void add_plain_tests(void)
 {
     qtest_add_func("/ivshmem-flat/registers/on-reset",
@@ -796,8 +713,6 @@ static void add_plain_tests(void)
                    test_vectors_all_at_once);
     qtest_add_func("/ivshmem-flat/vectors/fewer-from-the-server",
                    test_vectors_fewer_from_the_server);
-    qtest_add_func("/ivshmem-flat/vectors/without-a-wire",
-                   test_vectors_without_a_wire);
     qtest_add_func("/ivshmem-flat/vectors/are-outputs",
                    test_vectors_are_outputs);
     qtest_add_func("/ivshmem-flat/vectors/in-json", test_vectors_in_json);
@@ -810,11 +725,6 @@ static void add_plain_tests(void)
         qtest_add_func("/ivshmem-flat/revision-1/at-a-level-input",
                        test_revision_1_at_a_level_input);
     }
-
-    qtest_add_func("/ivshmem-flat/no-interrupt/off-both-ways",
-                   test_no_interrupt);
-    qtest_add_func("/ivshmem-flat/no-interrupt/warns-once",
-                   test_no_interrupt_warns_once);
 }
 
 int main(int argc, char **argv)
@@ -837,6 +747,7 @@ int main(int argc, char **argv)
     add_guest_tests();
     add_life_tests();
     add_iothread_tests();
+    add_user_tests();
 
     return g_test_run();
 }

@@ -17,6 +17,7 @@
 #ifndef HW_MISC_IVSHMEM_FLAT_USER_H
 #define HW_MISC_IVSHMEM_FLAT_USER_H
 
+#include "qapi/error.h"
 #include "qom/object.h"
 
 /**
@@ -24,5 +25,15 @@
  * @klass: that of the device
  */
 void ivshmem_flat_user_add_properties(ObjectClass *klass);
+
+/**
+ * ivshmem_flat_user_append_hint: say how a user can place one more device
+ * @errp: the error that there is no more place
+ */
+static inline void ivshmem_flat_user_append_hint(Error *const *errp)
+{
+    error_append_hint(errp, "x-bus-address-iomem and x-bus-address-shmem place "
+                      "another one\n");
+}
 
 #endif /* HW_MISC_IVSHMEM_FLAT_USER_H */

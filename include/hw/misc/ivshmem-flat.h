@@ -25,7 +25,9 @@
  *  + sysbus MMIO region 0: the registers, 256 bytes, as the PCI device's BAR 0
  *  + sysbus MMIO region 1: the shared memory, as BAR 2; its size is 0 until
  *    realize has learnt it from the server. Both regions exist from
- *    instance_init on, so a board may map them before or after realize.
+ *    instance_init on, so a board may map them before or after realize. A
+ *    plug handler sets bus_address_iomem and bus_address_shmem before realize,
+ *    which then checks that nothing else is there, and maps them.
  *  + sysbus IRQ k: vector k, a pulse per interrupt; a level in revision 0.
  *    There are 64 until realize, and as many as vectors from then on. A board
  *    may connect them before or after realize, until the machine is done.
@@ -63,8 +65,8 @@ struct IvshmemFlat {
     /* properties */
     IvshmemClient client;           /* has the chardev */
     uint64_t shmem_size;            /* bytes; 0: any */
-    uint64_t bus_address_iomem;     /* UINT64_MAX: not given */
-    uint64_t bus_address_shmem;     /* UINT64_MAX: not given */
+    uint64_t bus_address_iomem;     /* where realize maps it; UINT64_MAX: not */
+    uint64_t bus_address_shmem;     /* likewise */
     uint32_t vectors;
     uint32_t revision;
     OnOffAuto master;

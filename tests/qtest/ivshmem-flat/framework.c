@@ -445,8 +445,8 @@ QTestState *machine_with_vectors(FakeServer *srv, unsigned vectors,
                                "unnamed-gpio-in[%u]'", i, i);
     }
     return fake_machine_with(srv, "%s -machine mps2-an511 "
-                             "-device ivshmem-flat,id=ivs,chardev=ivshmem," AT
-                             ",vectors=%u%s", args, vectors, wires->str);
+                             "-device ivshmem-flat,id=ivs,chardev=ivshmem,"
+                             "vectors=%u%s", args, vectors, wires->str);
 }
 
 QTestState *machine_of_two(const char *first, const char *second,
@@ -454,11 +454,19 @@ QTestState *machine_of_two(const char *first, const char *second,
 {
     return machine(first, WIRED_MACHINE
                    " -chardev socket,id=ivshmem2,path=%s "
-                   "-device ivshmem-flat,chardev=ivshmem2,"
-                   "x-bus-address-iomem=0x50001000,"
-                   "x-bus-address-shmem=0x80000000,"
-                   "'x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[17]'"
-                   " %s", second, args);
+                   "-device ivshmem-flat,chardev=ivshmem2 %s", second, args);
+}
+
+uint64_t find_registers(QTestState *qts)
+{
+    g_autofree char *mtree = qtest_hmp(qts, "info mtree -f");
+    char *at = strstr(mtree, "ivshmem-flat-registers");
+
+    g_assert_nonnull(at);
+    while (at > mtree && at[-1] != '\n') {
+        at--;
+    }
+    return g_ascii_strtoull(g_strchug(at), NULL, 16);
 }
 
 bool pending(QTestState *qts, unsigned input)

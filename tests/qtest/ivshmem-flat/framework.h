@@ -43,8 +43,9 @@ void add_server_tests(void);
 void add_guest_tests(void);
 void add_life_tests(void);
 void add_iothread_tests(void);
+void add_user_tests(void);
 
-/* Where the device is: its registers, its shared memory, its first input */
+/* Where mps2-* place it: its registers, its shared memory, its first input */
 #define IOMEM 0x50000000
 #define SHMEM 0x70000000
 #define INTRMASK (IOMEM + 0x0)
@@ -52,13 +53,14 @@ void add_iothread_tests(void);
 #define IVPOSITION (IOMEM + 0x8)
 #define DOORBELL (IOMEM + 0xc)
 
-#define INPUT 16
+#define INPUT 25
 #define NVIC_ISPR 0xe000e200
 #define NVIC_ICPR 0xe000e280
 
 /* ... and the second device of machine_of_two() */
 #define IOMEM2_OFFSET 0x1000
 #define SHMEM2 0x80000000
+#define INPUT2 29
 
 #define SHMEM_SIZE (4 * MiB)
 #define MAX_VECTORS 64  /* of a peer that can be rung */
@@ -255,13 +257,9 @@ void interrupt(int fd);
 
 /* Machines */
 
-#define AT "x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x70000000"
-#define WIRED "'x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[16]'"
-
-/* The one that most tests use, without and with an interrupt. */
-#define MACHINE "-machine mps2-an385 " \
-                "-device ivshmem-flat,id=ivs,chardev=ivshmem," AT
-#define WIRED_MACHINE MACHINE "," WIRED
+/* The one that most tests use: its board places the device, and wires it. */
+#define WIRED_MACHINE "-machine mps2-an385 " \
+                      "-device ivshmem-flat,id=ivs,chardev=ivshmem"
 
 /*
  * The device with other properties: for the path of the server's socket, and
@@ -305,9 +303,12 @@ QTestState *reconnecting_machine_at(FakeServer *srv, const char *path,
 QTestState *machine_with_vectors(FakeServer *srv, unsigned vectors,
                                  const char *args);
 
-/* WIRED_MACHINE, and a second device at input 17; each has a server. */
+/* WIRED_MACHINE, and a second device; each has a server. */
 QTestState *machine_of_two(const char *first, const char *second,
                            const char *args);
+
+/* Where the guest sees the registers of the one device */
+uint64_t find_registers(QTestState *qts);
 
 /* Is this input of the NVIC pending? */
 bool pending(QTestState *qts, unsigned input);

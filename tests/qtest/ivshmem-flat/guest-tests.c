@@ -109,7 +109,7 @@ static void test_guest_errors(void)
     g_autofree char *log = g_build_filename(srv->dir, "log", NULL);
     QTestState *qts;
 
-    qts = machine(srv->path, "-d guest_errors -D %s " MACHINE, log);
+    qts = machine(srv->path, "-d guest_errors -D %s " WIRED_MACHINE, log);
     for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
         const Access *a = &cases[i].access;
 

@@ -62,7 +62,7 @@ static void test_migration_second_master(void)
     QTestState *qts = machine(srv->path, WIRED_MACHINE ",master=on");
 
     assert_refused("master=on with own id 1, expected 0", CHARDEV_AND_DEVICE,
-                   srv->path, "," AT "," WIRED ",master=on");
+                   srv->path, ",master=on");
     qtest_quit(qts);
     server_free(srv);
 }
@@ -421,8 +421,7 @@ static void test_migration_on_one_server(void)
     qtest_qmp_assert_success(src, "{ 'execute': 'cont' }");
     qtest_writel(src, SHMEM, 0x22222222);
     for (unsigned i = 0; i < ARRAY_SIZE(masters); i++) {
-        g_autofree char *args = g_strdup_printf(",id=ivs," AT "," WIRED
-                                                ",master=%s "
+        g_autofree char *args = g_strdup_printf(",id=ivs,master=%s "
                                                 "-incoming 'exec:cat %s'",
                                                 masters[i], file);
 
@@ -445,7 +444,7 @@ static void test_replay_is_refused(void)
                    "-machine mps2-an385 -accel tcg "
                    "-icount shift=7,rr=record,rrfile=%s "
                    "-chardev socket,id=ivshmem,path=%s "
-                   "-device ivshmem-flat,chardev=ivshmem," AT, log, srv->path);
+                   "-device ivshmem-flat,chardev=ivshmem", log, srv->path);
     fake_join(srv);
     unlink(log);
     fake_free(srv);

@@ -546,7 +546,7 @@ static void test_start_before_the_server_says_it_once(void)
 static void test_start_without_the_server(void)
 {
     Output out = run_qemu(NULL, CHARDEV_AND_DEVICE, "/nonexistent/socket",
-                          "," AT);
+                          "");
 
     g_assert_true(WIFEXITED(out.status));
     g_assert_cmpint(WEXITSTATUS(out.status), ==, 1);
@@ -562,8 +562,7 @@ static void test_start_before_the_server_can_be_interrupted(void)
 {
     Output out = run_qemu("waiting for a server", "-machine mps2-an385 "
                           "-chardev socket,id=c,path=/nonexistent/socket,"
-                          "reconnect-ms=10 -device ivshmem-flat,chardev=c,"
-                          AT);
+                          "reconnect-ms=10 -device ivshmem-flat,chardev=c");
 
     g_assert_true(WIFSIGNALED(out.status));
     g_assert_cmpint(WTERMSIG(out.status), ==, SIGTERM);
