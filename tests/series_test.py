@@ -39,7 +39,8 @@ docs/*
 SMALL = {
     **OVERLAY,
     'MAINTAINERS': '# behind: before\n\nivshmem-flat\nM: us\n'
-                   'F: hw/arm/board*.c\nF: hw/misc/ivshmem-flat.c\n',
+                   'F: hw/arm/board*.c\nF: hw/misc/ivshmem-flat.c\n'
+                   f'F: {COMPAT}\n',
     'hw/misc/ivshmem-flat.c': '#include "hw/misc/ivshmem-flat-compat.h"\n'
                               'Frontend Data *Datas\nLAST(cpu)\n',
     COMPAT: '#if OLD\n#define Frontend Backend\n#define Data void\n'
@@ -142,6 +143,7 @@ class Series(Case):
         lay(self.tree, {'VERSION': '11.1.0\n'})
         self.take(self.write())
         self.assertFalse((self.tree / COMPAT).exists())
+        self.assertNotIn(COMPAT, (self.tree / 'MAINTAINERS').read_text())
         self.assertEqual((self.tree / 'hw/misc/ivshmem-flat.c').read_text(),
                          'Frontend const void *Datas\ncpu->last\n')
 
@@ -291,19 +293,19 @@ class Overlay(unittest.TestCase):
     def added(self, steps, overlay):
         """What each step adds: {path: lines}"""
         there = {}
-        for step in steps:
+        for number, step in enumerate(steps, 1):
             result = {}
             for item in step.brings:
-                path, words = self.patches.split_without(item)
-                if path in overlay['files']:
-                    text = (ROOT / path).read_text(encoding='utf-8')
-                    lines = [line for line in text.splitlines()
-                             if not any(word in line for word in words)]
-                    result[path] = [line for line in lines
-                                    if line not in there.get(path, ())]
-                    there[path] = lines
-                for file, parts in overlay['edits'].get(item, {}).items():
-                    result[file] = sum((part[1] for part in parts), [])
+                if item in overlay['files']:
+                    there[item] = []
+                for path, parts in overlay['edits'].get(item, {}).items():
+                    result[path] = sum((part[1] for part in parts), [])
+            for path, before in there.items():
+                text = (ROOT / path).read_text(encoding='utf-8')
+                there[path] = self.patches.without_later(
+                    {path: text}, steps[number:])[path].splitlines()
+                result[path] = [line for line in there[path]
+                                if line not in before]
             yield result
 
     def test_each_part_is_in_the_series_once(self):
@@ -365,6 +367,17 @@ class Overlay(unittest.TestCase):
                           if subject.startswith(begin)) for begin in order]
             with self.subTest(version):
                 self.assertEqual(found, sorted(found))
+
+    def test_cover_letter(self):
+        """What has led to the order, and what whoever sends it has to know"""
+        cover = (ROOT / 'patches/cover-letter').read_text()
+        for word in ('CAFEAcA8BpF=gRAfUHk1i8avgsB3Cs7GY=L=S_ANysZApXCHLXQ@'
+                     'mail.gmail.com', '2f27572eb5', 'Signed-off-by',
+                     'docs/devel/code-provenance.rst', 'written by an AI'):
+            self.assertIn(word, cover)
+        entry = (ROOT / 'MAINTAINERS').read_text()
+        self.assertIn('\nM: Gustavo Romero <gustavo.romero@linaro.org>\n', entry)
+        self.assertEqual(entry.count('\nM: '), 2)
 
     def test_diagram_is_what_its_source_says(self):
         """Of each text in the .dot, the .svg has as many as that."""
