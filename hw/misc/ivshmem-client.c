@@ -814,7 +814,7 @@ bool ivshmem_client_connect(IvshmemClient *c, unsigned vectors, AioContext *ctx,
         return false;
     }
     ivshmem_peers_init(&c->peers, vectors, c->ops->max_peer_vectors, ctx,
-                       c->ops->interrupt, c->opaque);
+                       c->ops->interrupt, c->ops->changed, c->opaque);
     c->server_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
                                    ivshmem_client_server_timer, c);
     c->report_timer = timer_new_ms(QEMU_CLOCK_REALTIME, ivshmem_client_report,

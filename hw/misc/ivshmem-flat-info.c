@@ -46,16 +46,17 @@ static void ivshmem_flat_info_peers(Object *obj, Visitor *v, const char *name,
     if (!ok) {
         return;
     }
-    for (uint32_t id = 0; ok && peers->others && id < IVSHMEM_MAX_PEERS;
-         id++) {
-        if (peers->others[id]) {
-            ok = visit_start_struct(v, NULL, NULL, 0, errp);
-            if (ok) {
-                ok = visit_type_uint32(v, "id", &id, errp) &&
-                     visit_type_uint32(v, "vectors",
-                                       &peers->others[id]->nvectors, errp);
-                visit_end_struct(v, NULL);
-            }
+    for (uint32_t id = 0; ok && peers->connected; id++) {
+        id = ivshmem_peers_next(peers, id);
+        if (id == IVSHMEM_MAX_PEERS) {
+            break;
+        }
+        ok = visit_start_struct(v, NULL, NULL, 0, errp);
+        if (ok) {
+            ok = visit_type_uint32(v, "id", &id, errp) &&
+                 visit_type_uint32(v, "vectors", &peers->others[id]->nvectors,
+                                   errp);
+            visit_end_struct(v, NULL);
         }
     }
     visit_end_list(v, NULL);

@@ -293,6 +293,24 @@ void ivshmem_peers_listen(IvshmemPeers *p, unsigned vector)
 
 /* The table */
 
+/* What is hidden changes when it is shown. */
+static void ivshmem_peers_count_change(IvshmemPeers *p)
+{
+    if (!p->is_hidden) {
+        p->changes++;
+        if (p->changed) {
+            p->changed(p->opaque);
+        }
+    }
+}
+
+unsigned ivshmem_peers_next(IvshmemPeers *p, unsigned from)
+{
+    int64_t id = hbitmap_next_dirty(p->connected, from, INT64_MAX);
+
+    return id < 0 ? IVSHMEM_MAX_PEERS : id;
+}
+
 void ivshmem_peers_add(IvshmemPeers *p, uint16_t id, int fd)
 {
     IvshmemPeer *peer = p->others[id];
@@ -303,13 +321,14 @@ void ivshmem_peers_add(IvshmemPeers *p, uint16_t id, int fd)
         close(fd);
         return;
     }
-    p->nothers += !peer;
     peer = g_realloc(peer, sizeof(*peer) +
                            (vector + 1) * sizeof(peer->vectors[0]));
     peer->nvectors = vector + 1;
     peer->vectors[vector] = fd;
     p->others[id] = peer;
+    hbitmap_set(p->connected, id, 1);
     trace_ivshmem_peers_peer_vector(id, vector, fd);
+    ivshmem_peers_count_change(p);
 }
 
 void ivshmem_peers_add_own(IvshmemPeers *p, uint16_t id, int fd)
@@ -331,9 +350,10 @@ void ivshmem_peers_add_own(IvshmemPeers *p, uint16_t id, int fd)
     p->nvectors++;
     trace_ivshmem_peers_own_vector(vector, fd);
     ivshmem_peers_serve(p, vector);
+    ivshmem_peers_count_change(p);
 }
 
-void ivshmem_peers_remove(IvshmemPeers *p, uint16_t id)
+static void ivshmem_peers_close(IvshmemPeers *p, uint16_t id)
 {
     IvshmemPeer *peer = g_steal_pointer(&p->others[id]);
 
@@ -341,11 +361,20 @@ void ivshmem_peers_remove(IvshmemPeers *p, uint16_t id)
         close(peer->vectors[i]);
     }
     g_free(peer);
-    p->nothers--;
+    hbitmap_reset(p->connected, id, 1);
+}
+
+void ivshmem_peers_remove(IvshmemPeers *p, uint16_t id)
+{
+    ivshmem_peers_close(p, id);
+    ivshmem_peers_count_change(p);
 }
 
 void ivshmem_peers_forget(IvshmemPeers *p)
 {
+    unsigned id = ivshmem_peers_next(p, 0);
+    bool is_change = p->nvectors || id < IVSHMEM_MAX_PEERS;
+
     while (p->nvectors) {
         IvshmemVector *v = &p->own[--p->nvectors];
 
@@ -357,10 +386,11 @@ void ivshmem_peers_forget(IvshmemPeers *p)
         aio_bh_schedule_oneshot(p->ctx, ivshmem_receiver_free,
                                 g_steal_pointer(&v->receiver));
     }
-    for (unsigned i = 0; p->nothers; i++) {
-        if (p->others[i]) {
-            ivshmem_peers_remove(p, i);
-        }
+    for (; id < IVSHMEM_MAX_PEERS; id = ivshmem_peers_next(p, id)) {
+        ivshmem_peers_close(p, id);
+    }
+    if (is_change) {
+        ivshmem_peers_count_change(p);
     }
     p->is_hidden = false;
 }
@@ -382,6 +412,7 @@ void ivshmem_peers_show(IvshmemPeers *p, uint16_t id, int socket)
     for (unsigned i = 0; i < p->nvectors; i++) {
         ivshmem_peers_serve(p, i);
     }
+    ivshmem_peers_count_change(p);
 }
 
 void ivshmem_peers_end(IvshmemPeers *p)
@@ -392,15 +423,17 @@ void ivshmem_peers_end(IvshmemPeers *p)
 
 void ivshmem_peers_init(IvshmemPeers *p, unsigned vectors, unsigned max_vectors,
                         AioContext *ctx, IvshmemInterrupt *interrupt,
-                        void *opaque)
+                        IvshmemChanged *changed, void *opaque)
 {
     p->ctx = ctx;
     p->interrupt = interrupt;
+    p->changed = changed;
     p->opaque = opaque;
     p->vectors = vectors;
     p->max_vectors = max_vectors;
     p->own = g_new0(IvshmemVector, vectors);
     p->others = g_new0(IvshmemPeer *, IVSHMEM_MAX_PEERS);
+    p->connected = hbitmap_alloc(IVSHMEM_MAX_PEERS, 0);
     p->kept = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     p->socket = -1;
 }
@@ -409,6 +442,7 @@ void ivshmem_peers_cleanup(IvshmemPeers *p)
 {
     ivshmem_peers_forget(p);
     g_clear_pointer(&p->kept, g_hash_table_unref);
+    g_clear_pointer(&p->connected, hbitmap_free);
     g_clear_pointer(&p->others, g_free);
     g_clear_pointer(&p->own, g_free);
 }

@@ -54,6 +54,9 @@
  * @interrupt: A peer has rung a vector that the device listens to. The one
  *             callback that may come from another thread: see
  *             ivshmem_client_connect().
+ * @changed: A peer has come or gone, or got a vector, or we have got an id or
+ *           a vector; NULL if the device does not want to know. Also called
+ *           in ivshmem_client_connect().
  */
 typedef struct IvshmemClientOps {
     const char *name;
@@ -61,6 +64,7 @@ typedef struct IvshmemClientOps {
     bool (*take_memory)(void *opaque, int fd, uint64_t size, Error **errp);
     void (*server_gone)(void *opaque);
     IvshmemInterrupt *interrupt;
+    IvshmemChanged *changed;
 } IvshmemClientOps;
 
 /**

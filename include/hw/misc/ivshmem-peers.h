@@ -28,6 +28,7 @@
 #define HW_MISC_IVSHMEM_PEERS_H
 
 #include "qemu/aio.h"
+#include "qemu/hbitmap.h"
 
 /**
  * IVSHMEM_MAX_PEERS:
@@ -51,6 +52,14 @@
  * Called with the BQL held, from the main loop or an IOThread.
  */
 typedef void IvshmemInterrupt(void *opaque, unsigned vector);
+
+/**
+ * IvshmemChanged: there is something new in the table
+ * @opaque: as given to ivshmem_peers_init()
+ *
+ * @IvshmemPeers::changes has counted. From the main loop.
+ */
+typedef void IvshmemChanged(void *opaque);
 
 /**
  * IvshmemPeer: another client of the server
@@ -84,10 +93,12 @@ typedef struct IvshmemVector {
 typedef struct IvshmemPeers {
     AioContext *ctx;                /* serves the own eventfds */
     IvshmemInterrupt *interrupt;
+    IvshmemChanged *changed;        /* or NULL */
     void *opaque;
     unsigned max_vectors;           /* of another peer */
     IvshmemPeer **others;           /* by id; NULL: not connected */
-    unsigned nothers;               /* how many are connected */
+    HBitmap *connected;             /* a bit per id of @others */
+    uint32_t changes;               /* of ids and vectors; wraps */
 
     uint16_t id;                    /* our own */
     bool is_hidden;                 /* what came since the last greeting */
@@ -110,13 +121,15 @@ typedef struct IvshmemPeers {
  * @max_vectors: how many of another peer's can be rung, 1 to 65536
  * @ctx: where own eventfds are to be waited for
  * @interrupt: is called for each interrupt on a vector that is listened to
- * @opaque: for @interrupt
+ * @changed: is called when a peer has come or gone, or got a vector, and when
+ *           we have got an id or a vector; or NULL
+ * @opaque: for both
  *
  * Id and counters stay what they were in a former life, or are 0.
  */
 void ivshmem_peers_init(IvshmemPeers *p, unsigned vectors, unsigned max_vectors,
                         AioContext *ctx, IvshmemInterrupt *interrupt,
-                        void *opaque);
+                        IvshmemChanged *changed, void *opaque);
 
 /**
  * ivshmem_peers_cleanup: close all eventfds
@@ -154,6 +167,18 @@ void ivshmem_peers_ring(IvshmemPeers *p, uint16_t peer, uint16_t vector);
  */
 void ivshmem_peers_drop(IvshmemPeers *p, uint16_t peer, uint16_t vector,
                         const char *reason);
+
+/**
+ * ivshmem_peers_next: walk over the other peers, in the order of their ids
+ * @p: the table
+ * @from: any number
+ *
+ * Takes as long with one peer as with all that there can be.
+ *
+ * Returns: the smallest id of a peer that is at least @from, hidden or not;
+ * IVSHMEM_MAX_PEERS if there is none.
+ */
+unsigned ivshmem_peers_next(IvshmemPeers *p, unsigned from);
 
 /* What follows is for the client, which reads what the server says. */
 

@@ -93,9 +93,9 @@ static void check(Run *r)
               "peer %u has %u vectors, expected %u", GPOINTER_TO_UINT(id),
               found ? found->nvectors : 0, expected->nvectors);
     }
-    CHECK(client->peers.nothers == g_hash_table_size(r->peers),
-          "%u peers, expected %u", client->peers.nothers,
-          g_hash_table_size(r->peers));
+    CHECK(hbitmap_count(client->peers.connected) == g_hash_table_size(r->peers),
+          "%" PRIu64 " peers, expected %u",
+          hbitmap_count(client->peers.connected), g_hash_table_size(r->peers));
     CHECK(client->peers.nvectors == r->nown, "%u own vectors, expected %u",
           client->peers.nvectors, r->nown);
     CHECK(client->peers.id == r->id, "the id is %u, expected %u",

@@ -108,12 +108,20 @@ static void interrupt(void *opaque, unsigned vector)
     qemu_sem_post(&f->interrupted);
 }
 
+static void changed(void *opaque)
+{
+    Fixture *f = opaque;
+
+    f->changes++;
+}
+
 const IvshmemClientOps device_ops = {
     .name = "device",
     .max_peer_vectors = MAX_PEER_VECTORS,
     .take_memory = take_memory,
     .server_gone = server_gone,
     .interrupt = interrupt,
+    .changed = changed,
 };
 
 /* The server */

@@ -70,6 +70,7 @@ typedef struct Fixture {
     bool refuses;
     unsigned gone;
     unsigned interrupts[4];
+    unsigned changes;           /* how often it was told of one */
     QemuSemaphore interrupted;
 
     int reports;                /* what it has printed, in place of stderr */

@@ -117,6 +117,91 @@ static void test_peer_ten_thousand(void)
     running_free(&r);
 }
 
+/* Who comes, goes, or gets a vector is counted and told, nothing else is. */
+static void test_peer_changes(void)
+{
+    Running r = running_new();
+    Fixture *f = r.f;
+    uint32_t *changes = &f->client.peers.changes;
+    uint32_t before = *changes;
+
+    server_send_vector(f, 7);
+    sync_with_client(f);
+    g_assert_cmpint(*changes, ==, before + 1);
+    server_send_vector(f, 7);
+    sync_with_client(f);
+    g_assert_cmpint(*changes, ==, before + 2);
+    server_send_id(f, 7);
+    sync_with_client(f);
+    g_assert_cmpint(*changes, ==, before + 3);
+    server_send_vector(f, OWN_ID);      /* too many */
+    running_check(&r);
+    g_assert_cmpint(*changes, ==, before + 3);
+    g_assert_cmpint(*changes, ==, f->changes);
+    running_free(&r);
+}
+
+/* A device that does not want to know is not told. */
+static void test_peer_changes_untold(void)
+{
+    Fixture *f = fixture_new("");
+    IvshmemClientOps untold = device_ops;
+    uint32_t before;
+
+    untold.changed = NULL;
+    ivshmem_client_init(&f->client, &untold, f);
+    server_greet(f, OWN_ID);
+    server_send_vector(f, OWN_ID);
+    connect_client(f, 1);
+    before = f->client.peers.changes;
+    server_send_vector(f, PEER_ID);
+    sync_with_client(f);
+    g_assert_cmpint(f->client.peers.changes, ==, before + 1);
+    g_assert_cmpint(f->changes, ==, 0);
+    finish(f);
+}
+
+/* All that there can be: each is found, and a step takes as long as of few. */
+static void test_peer_walk(void)
+{
+    static const unsigned counts[] = { 0, 1, 10, 10000, IVSHMEM_MAX_PEERS - 1 };
+    IvshmemPeers p = {};
+
+    ivshmem_peers_init(&p, 1, 1, iohandler_get_aio_context(),
+                       device_ops.interrupt, NULL, NULL);
+    for (unsigned i = 0; i < ARRAY_SIZE(counts); i++) {
+        unsigned last = UINT16_MAX - 1;
+        unsigned n = 0, walks = 0;
+        gint64 begin;
+
+        /* no file descriptors: they would be too many */
+        for (unsigned id = 0; id < counts[i]; id++) {
+            ivshmem_peers_add(&p, last - id, -1);
+        }
+        g_assert_cmpint(ivshmem_peers_next(&p, last + 1), ==,
+                        IVSHMEM_MAX_PEERS);
+        g_assert_cmpint(ivshmem_peers_next(&p, UINT_MAX), ==,
+                        IVSHMEM_MAX_PEERS);
+        begin = g_get_monotonic_time();
+        do {
+            n = 0;
+            for (unsigned id = ivshmem_peers_next(&p, 0);
+                 id < IVSHMEM_MAX_PEERS;
+                 id = ivshmem_peers_next(&p, id + 1)) {
+                g_assert_cmpint(id, ==, last + 1 - counts[i] + n);
+                n++;
+            }
+            g_assert_cmpint(n, ==, counts[i]);
+        } while (++walks * (n + 1) < 1000000);
+        g_test_message("%u peers: %.0f ns a step", n,
+                       (g_get_monotonic_time() - begin) * 1000.0 /
+                       ((double)walks * (n + 1)));
+        ivshmem_peers_forget(&p);
+        g_assert_cmpint(ivshmem_peers_next(&p, 0), ==, IVSHMEM_MAX_PEERS);
+    }
+    ivshmem_peers_cleanup(&p);
+}
+
 /* A device may ask for as many vectors as there can be. */
 static void test_peer_with_all_vectors(void)
 {
@@ -403,6 +488,10 @@ void add_peer_tests(void)
                     test_peer_with_many_vectors);
     g_test_add_func("/ivshmem-client/peer/ten-thousand",
                     test_peer_ten_thousand);
+    g_test_add_func("/ivshmem-client/peer/changes", test_peer_changes);
+    g_test_add_func("/ivshmem-client/peer/changes-untold",
+                    test_peer_changes_untold);
+    g_test_add_func("/ivshmem-client/peer/walk", test_peer_walk);
     g_test_add_func("/ivshmem-client/peer/all-vectors",
                     test_peer_with_all_vectors);
     g_test_add_func("/ivshmem-client/peer/does-not-block",

@@ -171,6 +171,30 @@ static void test_restart_with_the_memory_last(void)
     finish(f);
 }
 
+/* A change is that all are gone, and then that the greeting is complete. */
+static void test_restart_changes(void)
+{
+    Running r = running_new_with(",reconnect-ms=1");
+    Fixture *f = r.f;
+    uint32_t *changes = &f->client.peers.changes;
+    uint32_t before = *changes;
+
+    server_comes_back(f);
+    g_assert_cmpint(*changes, ==, before + 1);
+    server_send_id(f, 0);
+    server_send_id(f, OWN_ID);
+    server_send_vector(f, PEER_ID);
+    server_send_vector(f, OWN_ID);
+    server_send_id(f, PEER_ID);
+    sync_with_client(f);
+    g_assert_cmpint(*changes, ==, before + 1);
+    server_send_fd(f, -1, f->shm);
+    sync_with_client(f);
+    g_assert_cmpint(*changes, ==, before + 2);
+    g_assert_cmpint(*changes, ==, f->changes);
+    running_free(&r);
+}
+
 static void test_restart_with_silence(void)
 {
     Running r = running_new_with(",reconnect-ms=1");
@@ -272,6 +296,7 @@ void add_server_tests(void)
                     test_restart_with_a_bad_greeting);
     g_test_add_func("/ivshmem-client/restart/memory-last",
                     test_restart_with_the_memory_last);
+    g_test_add_func("/ivshmem-client/restart/changes", test_restart_changes);
     g_test_add_func("/ivshmem-client/restart/silence",
                     test_restart_with_silence);
     g_test_add_func("/ivshmem-client/restart/at-start", test_restart_at_start);
