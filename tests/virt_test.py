@@ -169,6 +169,21 @@ class Nodes(VirtTest):
                                  specify(first, LEVEL))
                 self.assertEqual(cells(node['qemu,revision']), [0])
 
+    def test_peer_registers(self):
+        """Two properties say so, if they are there."""
+        names = {'qemu,peer-registers', 'qemu,changes-vector'}
+        for machine in MACHINES:
+            with self.subTest(machine):
+                node, = self.nodes(machine, '').values()
+                self.assertEqual(names & set(node), set())
+                node, = self.nodes(machine, ',peer-registers=on').values()
+                self.assertEqual(node['qemu,peer-registers'], b'')
+                self.assertNotIn('qemu,changes-vector', node)
+                node, = self.nodes(machine, ',peer-registers=on,vectors=2,'
+                                   'changes-vector=1').values()
+                self.assertEqual(node['qemu,peer-registers'], b'')
+                self.assertEqual(cells(node['qemu,changes-vector']), [1])
+
     def test_one_address(self):
         """What the user places is outside of the bus's ranges, so the node is
         not below the bus."""
@@ -241,7 +256,8 @@ class Nodes(VirtTest):
             return run('dt-validate', '-l', 'qemu,ivshmem-flat',
                        '-s', schema.parent, file)
         for devices in ((',vectors=4', ''), (',revision=0',),
-                        (f',x-bus-address-shmem={BEYOND:#x}',)):
+                        (f',x-bus-address-shmem={BEYOND:#x}',),
+                        (',peer-registers=on,changes-vector=0',)):
             for machine in MACHINES:
                 with self.subTest(machine, devices=devices):
                     blob = self.dump(machine, *devices).read_bytes()

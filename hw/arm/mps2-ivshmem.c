@@ -14,6 +14,7 @@
  * The machine option ivshmem-chardev=ID names the chardev that connects to
  * the ivshmem server. Without it the machine is the board without the device.
  * ivshmem-iothread=ID names the IOThread that takes the interrupts of peers.
+ * ivshmem-peer-registers=on gives the device registers that tell of its peers.
  */
 
 #include "qemu/osdep.h"
@@ -53,7 +54,7 @@ static void mps2_ivshmem_set(Object *machine, const char *property,
                    "so it has no ivshmem-flat");
         return;
     }
-    object_property_set_str(dev, property, value, errp);
+    object_property_parse(dev, property, value, errp);
 }
 
 static char *mps2_ivshmem_get_chardev(Object *obj, Error **errp)
@@ -77,6 +78,18 @@ static void mps2_ivshmem_set_iothread(Object *obj, const char *id,
     mps2_ivshmem_set(obj, "iothread", id, errp);
 }
 
+static bool mps2_ivshmem_get_peer_registers(Object *obj, Error **errp)
+{
+    Object *dev = mps2_ivshmem_device(obj);
+
+    return dev && object_property_get_bool(dev, "peer-registers", errp);
+}
+
+static void mps2_ivshmem_set_peer_registers(Object *obj, bool on, Error **errp)
+{
+    mps2_ivshmem_set(obj, "peer-registers", on ? "on" : "off", errp);
+}
+
 static void mps2_ivshmem_init(MachineState *machine)
 {
     ObjectClass *parent = object_class_get_parent(object_get_class(
@@ -93,6 +106,11 @@ static void mps2_ivshmem_init(MachineState *machine)
         if (*iothread) {
             error_report("ivshmem-iothread is '%s' and ivshmem-chardev is not "
                          "set, expected both", iothread);
+            exit(1);
+        }
+        if (mps2_ivshmem_get_peer_registers(OBJECT(machine), &error_abort)) {
+            error_report("ivshmem-peer-registers is on and ivshmem-chardev is "
+                         "not set, expected both");
             exit(1);
         }
         object_unparent(obj);
@@ -127,6 +145,11 @@ static void mps2_ivshmem_class_init(ObjectClass *oc,
                                   mps2_ivshmem_set_iothread);
     object_class_property_set_description(oc, "ivshmem-iothread",
         "ID of the IOThread that takes the interrupts of peers");
+    object_class_property_add_bool(oc, "ivshmem-peer-registers",
+                                   mps2_ivshmem_get_peer_registers,
+                                   mps2_ivshmem_set_peer_registers);
+    object_class_property_set_description(oc, "ivshmem-peer-registers",
+        "Whether registers tell the guest of its peers");
 }
 
 #define MPS2_IVSHMEM(board) \

@@ -39,6 +39,7 @@
 #include "hw/misc/ivshmem-flat.h"
 #include "hw/misc/ivshmem-flat-board.h"
 #include "hw/misc/ivshmem-flat-info.h"
+#include "hw/misc/ivshmem-flat-peer-registers.h"
 #include "hw/misc/ivshmem-flat-user.h"
 #include "migration/blocker.h"
 #include "migration/misc.h"
@@ -215,6 +216,7 @@ static void ivshmem_flat_reset_enter(Object *obj, ResetType type)
 
     s->intrmask = 0;
     s->intrstatus = 0;
+    ivshmem_flat_peer_registers_reset(s);
 }
 
 static void ivshmem_flat_reset_hold(Object *obj, ResetType type)
@@ -342,6 +344,7 @@ static const IvshmemClientOps ivshmem_flat_client_ops = {
     .take_memory = ivshmem_flat_take_memory,
     .server_gone = ivshmem_flat_server_gone,
     .interrupt = ivshmem_flat_interrupt,
+    .changed = ivshmem_flat_peer_registers_changed,
 };
 
 /* The device */
@@ -416,6 +419,9 @@ static bool ivshmem_flat_check_properties(IvshmemFlat *s, Error **errp)
             return false;
         }
     }
+    if (!ivshmem_flat_peer_registers_check(s, errp)) {
+        return false;
+    }
     return true;
 }
 
@@ -468,6 +474,7 @@ static void ivshmem_flat_realize(DeviceState *dev, Error **errp)
         return;
     }
     ivshmem_flat_remove_spare_outputs(s);
+    ivshmem_flat_peer_registers_realize(s);
     if (ivshmem_flat_has_address(s->bus_address_iomem)) {
         sysbus_mmio_map(sbd, 0, s->bus_address_iomem);
     }
@@ -484,6 +491,7 @@ static void ivshmem_flat_unrealize(DeviceState *dev)
 
     qemu_remove_machine_init_done_notifier(&s->machine_done);
     s->any_wired = false;
+    ivshmem_flat_peer_registers_unrealize(s);
     ivshmem_client_disconnect(&s->client);
     ivshmem_flat_let_go(s);
 }
@@ -498,6 +506,7 @@ static void ivshmem_flat_init(Object *obj)
     ivshmem_client_init(&s->client, &ivshmem_flat_client_ops, s);
     memory_region_init_io(&s->iomem, obj, &ivshmem_flat_ops, s,
                           "ivshmem-flat-registers", IOMEM_SIZE);
+    ivshmem_flat_peer_registers_init(s);
     memory_region_init(&s->shmem, obj, "ivshmem-flat-shmem", 0);
     sysbus_init_mmio(sbd, &s->iomem);
     sysbus_init_mmio(sbd, &s->shmem);
@@ -545,6 +554,9 @@ static const Property ivshmem_flat_properties[] = {
     DEFINE_PROP_ON_OFF_AUTO("master", IvshmemFlat, master, ON_OFF_AUTO_OFF),
     DEFINE_PROP_LINK("iothread", IvshmemFlat, iothread, TYPE_IOTHREAD,
                      IOThread *),
+    DEFINE_PROP_BOOL("peer-registers", IvshmemFlat, peer_registers.on, false),
+    DEFINE_PROP_INT32("changes-vector", IvshmemFlat,
+                      peer_registers.changes_vector, -1),
 };
 
 static int ivshmem_flat_post_load(void *opaque, int version_id)
@@ -564,6 +576,7 @@ static const VMStateDescription ivshmem_flat_vmstate = {
         VMSTATE_UINT32(intrstatus, IvshmemFlat),
         VMSTATE_END_OF_LIST()
     },
+    .subsections = ivshmem_flat_peer_registers_vmstate,
 };
 
 static void ivshmem_flat_class_init(ObjectClass *klass,
@@ -577,6 +590,8 @@ static void ivshmem_flat_class_init(ObjectClass *klass,
         { "revision", "Device revision, as in the ivshmem specification" },
         { "master", "Whether the shared memory's content migrates" },
         { "iothread", "IOThread that takes the interrupts of peers" },
+        { "peer-registers", "Whether registers tell the guest of its peers" },
+        { "changes-vector", "Vector that tells of peers that come and go" },
         { "shmem-size", "Size that the server's shared memory must have" },
     };
 

@@ -748,6 +748,7 @@ int main(int argc, char **argv)
     add_life_tests();
     add_iothread_tests();
     add_user_tests();
+    add_peer_registers_tests();
 
     return g_test_run();
 }

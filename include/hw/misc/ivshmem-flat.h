@@ -22,6 +22,10 @@
  *  + QOM property "master": whether the shared memory's content migrates
  *  + QOM link "iothread": the IOThread that takes the interrupts of peers;
  *    unset: the main loop
+ *  + QOM property "peer-registers": whether there are registers that tell the
+ *    guest of its peers
+ *  + QOM property "changes-vector": own vector that is interrupted, too, when a
+ *    peer comes or goes; -1: none
  *  + sysbus MMIO region 0: the registers, 256 bytes, as the PCI device's BAR 0
  *  + sysbus MMIO region 1: the shared memory, as BAR 2; its size is 0 until
  *    realize has learnt it from the server. Both regions exist from
@@ -40,6 +44,7 @@
 #include "hw/misc/ivshmem-flat-compat.h"
 #include "hw/misc/ivshmem-client.h"
 #include "hw/misc/ivshmem-flat-memory.h"
+#include "hw/misc/ivshmem-flat-peer-registers.h"
 #include "qemu/notify.h"
 #include "qom/object.h"
 #include "system/iothread.h"
@@ -71,6 +76,7 @@ struct IvshmemFlat {
     uint32_t revision;
     OnOffAuto master;
     IOThread *iothread;             /* NULL: the main loop */
+    IvshmemFlatPeerRegisters peer_registers;
 
     /* wiring */
     MemoryRegion iomem;

@@ -41,6 +41,15 @@
 #define IVPOSITION 0x8
 #define DOORBELL 0xc
 
+/* the peer registers */
+#define FEATURES 0x10
+#define VECTORS 0x14
+#define CHANGES 0x18
+#define SELECT 0x1c
+#define NEXT 0x20
+#define NEXT_VECTORS 0x24
+#define PAGES 0x28
+
 typedef enum Outcome {
     UNKNOWN,
     FAILURE,
@@ -53,12 +62,83 @@ static struct {
     OnOffAuto master;
     uint32_t intrmask;
     uint32_t intrstatus;
+    bool peer_registers;
+    uint32_t select;
+    uint32_t changes;           /* when we last looked */
 } device;
 
 static qemu_irq *irqs;
 static int level;               /* of output 0 */
 
 /* The model of the registers */
+
+/* Reads another value if, and only if, there was a change. */
+static uint32_t look_at_changes(Run *r)
+{
+    uint32_t value;
+
+    qtest_memread(r->qts, IOMEM + CHANGES, &value, sizeof(value));
+    value = le32_to_cpu(value);
+    CHECK((value != device.changes) == r->changed, "CHANGES was %u and is %u, "
+          "expected %s", device.changes, value, r->changed ? "another" :
+          "the same");
+    device.changes = value;
+    r->changed = false;
+    return value;
+}
+
+/* What counted before the machine starts is nothing to us. */
+static void begin_changes(Run *r)
+{
+    qtest_memread(r->qts, IOMEM + CHANGES, &device.changes, 4);
+    device.changes = le32_to_cpu(device.changes);
+    r->changed = false;
+}
+
+/* The id that NEXT reads, and the peer */
+static Peer *model_next(Run *r, uint32_t *id)
+{
+    GHashTableIter iter;
+    gpointer key, value;
+    Peer *next = NULL;
+
+    *id = UINT32_MAX;
+    g_hash_table_iter_init(&iter, r->peers);
+    while (r->greeted && g_hash_table_iter_next(&iter, &key, &value)) {
+        if (GPOINTER_TO_UINT(key) >= device.select &&
+            GPOINTER_TO_UINT(key) < *id) {
+            *id = GPOINTER_TO_UINT(key);
+            next = value;
+        }
+    }
+    return next;
+}
+
+static uint32_t model_read_peer_register(Run *r, unsigned offset)
+{
+    uint32_t id;
+    Peer *next = model_next(r, &id);
+
+    switch (offset) {
+    case FEATURES:
+        return 1;
+    case VECTORS:
+        return r->greeted && r->nown ?
+               ctpop64(r->wired & MAKE_64BIT_MASK(0, r->nown)) : 0;
+    case CHANGES:
+        return look_at_changes(r);
+    case SELECT:
+        return device.select;
+    case NEXT:
+        return id;
+    case NEXT_VECTORS:
+        return next ? next->nvectors : 0;
+    case PAGES:
+        return r->shmem_size >> 12;
+    default:
+        return 0;
+    }
+}
 
 static uint32_t model_read_register(Run *r, unsigned offset)
 {
@@ -74,6 +154,9 @@ static uint32_t model_read_register(Run *r, unsigned offset)
     case IVPOSITION:
         return r->wired ? r->id : 0;
     default:
+        if (device.peer_registers) {
+            return model_read_peer_register(r, offset);
+        }
         return 0;
     }
 }
@@ -96,6 +179,9 @@ static void model_write_register(Run *r, unsigned offset, uint32_t value,
         if (size == 4) {
             ivfuzz_model_doorbell(r, value >> 16, value);
         }
+        break;
+    case SELECT:
+        device.select = (device.select & ~mask) | ((value << shift) & mask);
         break;
     }
 }
@@ -187,6 +273,7 @@ static void guest_reset(Run *r)
     device_cold_reset(device.dev);
     device.intrmask = 0;
     device.intrstatus = 0;
+    device.select = 0;
     check_level(r);
 }
 
@@ -275,7 +362,8 @@ static bool set_properties(Run *r)
     static const OnOffAuto masters[] = {
         ON_OFF_AUTO_OFF, ON_OFF_AUTO_OFF, ON_OFF_AUTO_AUTO, ON_OFF_AUTO_ON
     };
-    unsigned kind = ivfuzz_take(r, 1) % ARRAY_SIZE(kinds);
+    uint8_t byte = ivfuzz_take(r, 1);
+    unsigned kind = byte % ARRAY_SIZE(kinds);
     uint8_t wire = ivfuzz_take(r, 1);
     IvshmemFlat *s = IVSHMEM_FLAT(device.dev);
     uint64_t used;
@@ -286,6 +374,12 @@ static bool set_properties(Run *r)
     r->revision = kinds[kind].revision;
     qdev_prop_set_uint32(device.dev, "vectors", r->vectors);
     qdev_prop_set_uint32(device.dev, "revision", r->revision);
+    device.peer_registers = byte & 0x80;
+    qdev_prop_set_bit(device.dev, "peer-registers", device.peer_registers);
+    if (byte >= 0xc0 && r->revision == 1) {
+        r->told = 1;
+        qdev_prop_set_int32(device.dev, "changes-vector", 0);
+    }
     r->in_iothread = kinds[kind].in_iothread;
     if (r->in_iothread) {
         object_property_set_link(OBJECT(device.dev), "iothread",
@@ -418,6 +512,7 @@ static void mmio_fuzz(QTestState *qts, const uint8_t *data, size_t len)
     r.is_mapped = true;
     device.intrmask = 0;
     device.intrstatus = 0;
+    device.select = 0;
     device.dev = qdev_new(TYPE_IVSHMEM_FLAT);
     device.dev->hotplugged = false; /* as one that was there from the start */
     object_property_add_child(qdev_get_machine(), "fuzz", OBJECT(device.dev));
@@ -425,6 +520,7 @@ static void mmio_fuzz(QTestState *qts, const uint8_t *data, size_t len)
     ivfuzz_take_cuts(&r);
     ivfuzz_server_greeting(&r);
     if (realize(&r, properties_ok) && r.placed && !r.vague) {
+        begin_changes(&r);
         while (r.len) {
             uint8_t op = ivfuzz_take(&r, 1);
 

@@ -83,6 +83,7 @@ struct Run {
     uint32_t vectors;           /* that it asks for */
     uint32_t revision;          /* 0: interrupts are told by @interrupted */
     uint64_t wired;             /* those that it listens to, a bit for each */
+    uint64_t told;              /* those that changes interrupt, too */
     uint64_t shmem_size;        /* 0: any, until there is one */
     bool is_mapped;             /* the memory has to be */
     bool placed;                /* where no other device is */
@@ -123,6 +124,7 @@ struct Run {
     GHashTable *peers;          /* Peer by id */
     unsigned nown;
     uint8_t own[MAX_VECTORS];   /* slots */
+    bool changed;               /* @id, @peers or @nown, as far as they count */
     GArray *kept;               /* Kept */
 };
 

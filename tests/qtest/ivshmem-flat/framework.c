@@ -683,6 +683,34 @@ void set_realized(QTestState *qts, bool realized)
                              "'value': %i } }", DEVICE, realized);
 }
 
+bool migration_is(QTestState *qts, const char *expected)
+{
+    QDict *ret = qtest_qmp(qts, "{ 'execute': 'query-migrate' }");
+    const char *status = qdict_get_try_str(qdict_get_qdict(ret, "return"),
+                                           "status");
+    bool reached = !g_strcmp0(status, expected);
+
+    g_assert_cmpstr(status ?: "", !=, "failed");
+    qobject_unref(ret);
+    return reached;
+}
+
+void migrate_to(QTestState *qts, const char *uri)
+{
+    qtest_qmp_assert_success(qts, "{ 'execute': 'migrate', "
+                             "'arguments': { 'uri': %s } }", uri);
+    WAIT_UNTIL(migration_is(qts, "completed"));
+}
+
+bool is_running(QTestState *qts)
+{
+    QDict *ret = qtest_qmp(qts, "{ 'execute': 'query-status' }");
+    bool running = qdict_get_bool(qdict_get_qdict(ret, "return"), "running");
+
+    qobject_unref(ret);
+    return running;
+}
+
 void assert_qmp_error(QDict *ret, const char *expected)
 {
     QDict *error = qdict_get_qdict(ret, "error");

@@ -44,6 +44,7 @@ void add_guest_tests(void);
 void add_life_tests(void);
 void add_iothread_tests(void);
 void add_user_tests(void);
+void add_peer_registers_tests(void);
 
 /* Where mps2-* place it: its registers, its shared memory, its first input */
 #define IOMEM 0x50000000
@@ -369,6 +370,15 @@ uint64_t get_interrupts(QTestState *qts, unsigned vector);
 
 /* qtest_qom_set_bool() would not tell of an error. */
 void set_realized(QTestState *qts, bool realized);
+
+/* Is this the state of the migration? It must not have failed. */
+bool migration_is(QTestState *qts, const char *expected);
+
+/* Migrate to @uri, and wait until all is there. */
+void migrate_to(QTestState *qts, const char *uri);
+
+/* Does the machine run, as the destination does in the end? */
+bool is_running(QTestState *qts);
 
 /* QMP's answer is an error that has @expected in it. Frees @ret. */
 void assert_qmp_error(QDict *ret, const char *expected);

@@ -9,34 +9,6 @@
 #include "qemu/osdep.h"
 #include "ivshmem-flat/framework.h"
 
-static bool migration_is(QTestState *qts, const char *expected)
-{
-    QDict *ret = qtest_qmp(qts, "{ 'execute': 'query-migrate' }");
-    const char *status = qdict_get_try_str(qdict_get_qdict(ret, "return"),
-                                           "status");
-    bool reached = !g_strcmp0(status, expected);
-
-    g_assert_cmpstr(status ?: "", !=, "failed");
-    qobject_unref(ret);
-    return reached;
-}
-
-static void migrate(QTestState *qts, const char *uri)
-{
-    qtest_qmp_assert_success(qts, "{ 'execute': 'migrate', "
-                             "'arguments': { 'uri': %s } }", uri);
-    WAIT_UNTIL(migration_is(qts, "completed"));
-}
-
-static bool is_running(QTestState *qts)
-{
-    QDict *ret = qtest_qmp(qts, "{ 'execute': 'query-status' }");
-    bool running = qdict_get_bool(qdict_get_qdict(ret, "return"), "running");
-
-    qobject_unref(ret);
-    return running;
-}
-
 static void assert_migration_refused(QTestState *qts, const char *reason)
 {
     assert_qmp_error(qtest_qmp(qts, "{ 'execute': 'migrate', 'arguments': "
@@ -104,7 +76,7 @@ static void check_migration(const char *args)
     qtest_memwrite(src, SHMEM + SHMEM_SIZE - 4096, out, sizeof(out));
     qtest_writel(src, INTRMASK, 0x11111111);
     qtest_writel(src, INTRSTATUS, 0x22222222);
-    migrate(src, save);
+    migrate_to(src, save);
     qtest_quit(src);
 
     dst = machine(to->path, WIRED_MACHINE "%s", load);
@@ -151,7 +123,7 @@ static void test_migration_between_machines(void)
     WAIT_UNTIL(count_peers(new_peer) == 1);
     qtest_writel(old_peer, SHMEM, 0x11111111);
     qtest_writel(src, SHMEM + SHMEM_SIZE - 4, 0x22222222);
-    migrate(src, uri);
+    migrate_to(src, uri);
     WAIT_UNTIL(is_running(dst));
     qtest_quit(src);
     WAIT_UNTIL(count_peers(old_peer) == 0);
@@ -198,7 +170,7 @@ static void test_migration_without_servers(void)
             server_kill(servers[i], SIGKILL);
             WAIT_UNTIL(!is_connected(qts[i]));
             qtest_writel(qts[i], SHMEM + 4, 0x12345678);
-            migrate(qts[i], save);
+            migrate_to(qts[i], save);
         }
     }
     qtest_qmp_assert_success(qts[1], "{ 'execute': 'migrate-incoming', "
@@ -392,7 +364,7 @@ static void test_migration_of_two_devices(void)
         if (i == 0) {
             qtest_writel(qts[0], SHMEM, 0x11111111);
             qtest_writel(qts[0], SHMEM2, 0x22222222);
-            migrate(qts[0], save);
+            migrate_to(qts[0], save);
         }
     }
     WAIT_UNTIL(is_running(qts[1]));
@@ -417,7 +389,7 @@ static void test_migration_on_one_server(void)
     static const char *const masters[] = { "auto", "off", "on" };
 
     qtest_writel(src, SHMEM, 0x11111111);
-    migrate(src, save);
+    migrate_to(src, save);
     qtest_qmp_assert_success(src, "{ 'execute': 'cont' }");
     qtest_writel(src, SHMEM, 0x22222222);
     for (unsigned i = 0; i < ARRAY_SIZE(masters); i++) {
