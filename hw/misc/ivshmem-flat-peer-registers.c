@@ -9,7 +9,8 @@
 /*
  * What they tell is what has been read of the server's messages, see
  * hw/misc/ivshmem-peers.h. A peer whose announcement is still in the socket is
- * not seen yet, though it can be rung; CHANGES counts when it is.
+ * not seen yet, though it can be rung; CHANGES counts when it is. Its own
+ * doorbell waits for that.
  */
 
 #include "qemu/osdep.h"
@@ -191,6 +192,7 @@ void ivshmem_flat_peer_registers_realize(IvshmemFlat *s)
 {
     if (s->peer_registers.on) {
         memory_region_add_subregion(&s->iomem, START, &s->peer_registers.mr);
+        ivshmem_peers_interrupt_in_order(&s->client.peers);
         s->peer_registers.vm_state =
             qemu_add_vm_change_state_handler(peer_registers_vm_state, s);
     }

@@ -118,6 +118,40 @@ unsigned ivshmem_peers_unread(IvshmemPeers *p)
     return unread;
 }
 
+static void ivshmem_peers_deliver(IvshmemPeers *p, unsigned vector)
+{
+    p->own[vector].interrupts++;
+    trace_ivshmem_peers_interrupt(vector);
+    p->interrupt(p->opaque, vector);
+}
+
+/* Those behind the first to a vector wait together, until the last place. */
+static void ivshmem_peers_hold(IvshmemPeers *p, unsigned vector,
+                               unsigned unread)
+{
+    IvshmemVector *v = &p->own[vector];
+    uint64_t until = p->place + unread;
+
+    if (!v->held_until) {
+        v->held_until = until;
+    } else if (v->held_until != until) {
+        v->held_later_until = until;
+    }
+}
+
+static void ivshmem_peers_deliver_held(IvshmemPeers *p)
+{
+    for (unsigned i = 0; p->is_in_order && i < p->nvectors; i++) {
+        IvshmemVector *v = &p->own[i];
+
+        while (v->held_until && v->held_until <= p->place) {
+            v->held_until = v->held_later_until;
+            v->held_later_until = 0;
+            ivshmem_peers_deliver(p, i);
+        }
+    }
+}
+
 /*
  * That may bring a peer, take one away, or both. What a socket holds is
  * bounded, and the main loop reads it, so the wait ends, even if the server
@@ -129,6 +163,7 @@ void ivshmem_peers_read(IvshmemPeers *p, uint64_t place)
     gpointer key, value;
 
     p->place = place;
+    ivshmem_peers_deliver_held(p);
     g_hash_table_iter_init(&iter, p->kept);
     while (g_hash_table_iter_next(&iter, &key, &value)) {
         unsigned peer = GPOINTER_TO_UINT(key) >> 16;
@@ -235,9 +270,13 @@ static void ivshmem_receiver_interrupt(IvshmemReceiver *r)
     BQL_LOCK_GUARD();
     p = r->p;
     if (p) {
-        p->own[r->vector].interrupts++;
-        trace_ivshmem_peers_interrupt(r->vector);
-        p->interrupt(p->opaque, r->vector);
+        unsigned unread = p->is_in_order ? ivshmem_peers_unread(p) : 0;
+
+        if (unread) {
+            ivshmem_peers_hold(p, r->vector, unread);
+        } else {
+            ivshmem_peers_deliver(p, r->vector);
+        }
     }
 }
 
@@ -289,6 +328,11 @@ void ivshmem_peers_listen(IvshmemPeers *p, unsigned vector)
 {
     p->own[vector].listens = true;
     ivshmem_peers_serve(p, vector);
+}
+
+void ivshmem_peers_interrupt_in_order(IvshmemPeers *p)
+{
+    p->is_in_order = true;
 }
 
 /* The table */
@@ -378,6 +422,8 @@ void ivshmem_peers_forget(IvshmemPeers *p)
     while (p->nvectors) {
         IvshmemVector *v = &p->own[--p->nvectors];
 
+        v->held_until = 0;
+        v->held_later_until = 0;
         /*
          * In an IOThread, its handler may just wait for the BQL, or be called
          * once more. It will find that nobody is interested.
@@ -431,6 +477,7 @@ void ivshmem_peers_init(IvshmemPeers *p, unsigned vectors, unsigned max_vectors,
     p->opaque = opaque;
     p->vectors = vectors;
     p->max_vectors = max_vectors;
+    p->is_in_order = false;
     p->own = g_new0(IvshmemVector, vectors);
     p->others = g_new0(IvshmemPeer *, IVSHMEM_MAX_PEERS);
     p->connected = hbitmap_alloc(IVSHMEM_MAX_PEERS, 0);

@@ -77,6 +77,47 @@ static void test_interrupt(void)
     finish(f);
 }
 
+/* When it comes, all is known that the server had said before. */
+static void test_interrupt_in_order(void)
+{
+    Running r = running_new();
+    Fixture *f = r.f;
+    IvshmemPeers *peers = &f->client.peers;
+    int fd = new_eventfd(f);
+
+    ivshmem_peers_listen(peers, 0);
+    ivshmem_peers_interrupt_in_order(peers);
+    for (unsigned i = 1; i <= 2; i++) {
+        unsigned first = 1000 * i, second = first + 190, end = second + 80;
+
+        /* more than the client reads in two turns of its main loop */
+        for (unsigned id = first; id < second; id++) {
+            server_send_fd(f, id, fd);
+        }
+        ring_us(r.own);
+        main_loop_wait(true);
+        main_loop_wait(true);
+        for (unsigned id = second; id < end; id++) {
+            server_send_fd(f, id, fd);
+        }
+        g_assert_cmpint(f->interrupts[0], ==, 2 * (i - 1));
+        ring_us(r.own);
+        WAIT_UNTIL(f->interrupts[0] == 2 * i - 1);
+        g_assert_nonnull(peers->others[second - 1]);
+        g_assert_null(peers->others[end - 1]);
+        WAIT_UNTIL(f->interrupts[0] == 2 * i);
+        g_assert_nonnull(peers->others[end - 1]);
+    }
+    g_assert_cmpint(peers->own[0].interrupts, ==, 4);
+
+    /* and none is kept for ever */
+    server_send_fd(f, 7, fd);
+    ring_us(r.own);
+    server_hang_up(f);
+    WAIT_UNTIL(f->interrupts[0] == 5);
+    running_free(&r);
+}
+
 /* One may listen to a vector before the server gives it. */
 static void test_interrupt_on_a_late_vector(void)
 {
@@ -127,6 +168,8 @@ int main(int argc, char **argv)
     g_test_add_func("/ivshmem-client/greeting/good", test_greeting_good);
     g_test_add_func("/ivshmem-client/interrupt/in-the-main-loop",
                     test_interrupt);
+    g_test_add_func("/ivshmem-client/interrupt/in-order",
+                    test_interrupt_in_order);
     g_test_add_func("/ivshmem-client/interrupt/on-a-late-vector",
                     test_interrupt_on_a_late_vector);
     g_test_add_func("/ivshmem-client/interrupt/in-an-iothread",

@@ -78,11 +78,18 @@ typedef struct IvshmemReceiver IvshmemReceiver;
  * @receiver: there is one if the server has given us this vector
  * @listens: somebody wants its interrupts
  * @interrupts: how many it has taken
+ * @held_until: with ivshmem_peers_interrupt_in_order(): value of
+ *              IvshmemPeers::place at which all has been read that was in the
+ *              socket when it was rung, and the interrupt is taken; 0: none is
+ *              held
+ * @held_later_until: likewise, when it was rung the last time since
  */
 typedef struct IvshmemVector {
     IvshmemReceiver *receiver;
     bool listens;
     uint64_t interrupts;
+    uint64_t held_until;
+    uint64_t held_later_until;
 } IvshmemVector;
 
 /**
@@ -105,6 +112,7 @@ typedef struct IvshmemPeers {
     unsigned vectors;               /* elements of @own */
     unsigned nvectors;              /* those that the server has given us */
     IvshmemVector *own;
+    bool is_in_order;               /* interrupts are */
 
     int socket;                     /* that tells of them, or -1 */
     uint64_t place;                 /* how far that has been read */
@@ -145,6 +153,17 @@ void ivshmem_peers_cleanup(IvshmemPeers *p);
  * @vector: which one, whether or not the server has given it to us (yet)
  */
 void ivshmem_peers_listen(IvshmemPeers *p, unsigned vector);
+
+/**
+ * ivshmem_peers_interrupt_in_order: who rings is known first
+ * @p: the table
+ *
+ * From now on, an interrupt is taken when all has been read that the server
+ * had said before the vector was rung. A server that announces a peer to all
+ * others before it tells the peer of them, as QEMU's own does, has said then
+ * who the peer is that rang.
+ */
+void ivshmem_peers_interrupt_in_order(IvshmemPeers *p);
 
 /**
  * ivshmem_peers_ring: ring a doorbell

@@ -339,6 +339,29 @@ static void test_first_instruction(void)
     fake_free(srv);
 }
 
+/* Who rings is there when the interrupt comes. */
+static void test_who_rings_is_there(void)
+{
+    FakeServer *srv = fake_new();
+    int fd = fake_eventfd(srv);
+    QTestState *qts;
+    int own;
+
+    own = fake_script_client(srv, OWN_ID);
+    qts = fake_machine_with(srv, WIRED_MACHINE ON);
+    for (unsigned i = 1; i <= 20; i++) {
+        for (unsigned id = 100; id < 200; id++) {
+            fake_send_fd(srv, 1000 * i + id, fd);
+        }
+        interrupt(own);
+        wait_interrupt(qts, INPUT);
+        g_assert_cmpint(next(qts, 1000 * i + 199), ==, 1000 * i + 199);
+    }
+    g_assert_cmpint(get_interrupts(qts, 0), ==, 20);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 /* With no interrupt wired there is no own id, but peers there are. */
 static void test_no_interrupt(void)
 {
@@ -812,6 +835,8 @@ void add_peer_registers_tests(void)
                    test_two_machines);
     qtest_add_func("/ivshmem-flat/peer-registers/first-instruction",
                    test_first_instruction);
+    qtest_add_func("/ivshmem-flat/peer-registers/who-rings-is-there",
+                   test_who_rings_is_there);
     qtest_add_func("/ivshmem-flat/peer-registers/no-interrupt",
                    test_no_interrupt);
     qtest_add_func("/ivshmem-flat/peer-registers/restart", test_restart);
