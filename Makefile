@@ -82,6 +82,7 @@ check-thread: ## run the tests of what has threads under ThreadSanitizer
 stress: qemu firmware linux ## start machines STARTS=200 times, the server RESTARTS=1000
 	@RESTARTS=$(RESTARTS) tests/restart_test.py -bv
 	@STARTS=$(STARTS) tests/lost_doorbell_test.py -bv
+	@STARTS=$(STARTS) tests/find_test.py -bv
 
 bench: qemu firmware ## measure what doorbells and shared memory cost
 	@tools/deps bench

@@ -50,9 +50,20 @@
 #define IVSHMEM_FLAT_INTRSTATUS 0x04    /* read clears it; revision 0 only */
 #define IVSHMEM_FLAT_IVPOSITION 0x08    /* read-only: own id */
 #define IVSHMEM_FLAT_DOORBELL   0x0c    /* write-only: peer << 16 | vector */
+/* The peer registers, with -device ivshmem-flat,peer-registers=on; else 0 */
+#define IVSHMEM_FLAT_FEATURES     0x10  /* read-only: bit 0, they are there */
+#define IVSHMEM_FLAT_VECTORS      0x14  /* read-only: own vectors */
+#define IVSHMEM_FLAT_CHANGES      0x18  /* read-only: counts what is new */
+#define IVSHMEM_FLAT_SELECT       0x1c  /* read/write: an id */
+#define IVSHMEM_FLAT_NEXT         0x20  /* read-only: the next peer from there */
+#define IVSHMEM_FLAT_NEXT_VECTORS 0x24  /* read-only: how many vectors it has */
+#define IVSHMEM_FLAT_SHMEM_SIZE   0x28  /* read-only: in pages of 4 KiB */
 
 /** Bytes that the registers take on the bus. */
 #define IVSHMEM_FLAT_REGISTERS_SIZE 0x100
+
+/** For ivshmem_flat_next_peer(): there is none. */
+#define IVSHMEM_FLAT_NO_PEER 0xffffffffu
 
 /** Own vectors that can have a handler; at most 64 make sense. */
 #ifndef IVSHMEM_FLAT_VECTORS
@@ -158,6 +169,66 @@ static inline void ivshmem_flat_use_level(struct ivshmem_flat *dev)
 static inline uint32_t ivshmem_flat_id(const struct ivshmem_flat *dev)
 {
     return dev->registers[IVSHMEM_FLAT_IVPOSITION / 4];
+}
+
+/**
+ * ivshmem_flat_finds_peers: are the peer registers there?
+ *
+ * Without them, who is there must be known in another way, and
+ * ivshmem_flat_next_peer() must not be called (section "Peer registers of the
+ * flat device").
+ */
+static inline bool ivshmem_flat_finds_peers(const struct ivshmem_flat *dev)
+{
+    return dev->registers[IVSHMEM_FLAT_FEATURES / 4] & 1;
+}
+
+/**
+ * ivshmem_flat_next_peer: walk over the peers that are connected
+ *
+ * @from: any number
+ *
+ * Returns the smallest id of a peer that is at least @from, or
+ * IVSHMEM_FLAT_NO_PEER. We are no peer of ourselves. A walk over all is
+ *
+ *     for (id = ivshmem_flat_next_peer(&ivshmem, 0);
+ *          id != IVSHMEM_FLAT_NO_PEER;
+ *          id = ivshmem_flat_next_peer(&ivshmem, id + 1))
+ *
+ * and has seen all who are there if ivshmem_flat_changes() is the same before
+ * and afterwards. It writes a register that the device has once: of several
+ * CPUs, threads, or interrupt handlers only one may be in here at a time.
+ */
+static inline uint32_t ivshmem_flat_next_peer(struct ivshmem_flat *dev,
+                                              uint32_t from)
+{
+    dev->registers[IVSHMEM_FLAT_SELECT / 4] = from;
+    return dev->registers[IVSHMEM_FLAT_NEXT / 4];
+}
+
+/**
+ * ivshmem_flat_peer_vectors: how many vectors a peer has, 0 if it is not there
+ *
+ * @peer: the peer's id
+ *
+ * As ivshmem_flat_next_peer(), it is for one at a time.
+ */
+static inline uint32_t ivshmem_flat_peer_vectors(struct ivshmem_flat *dev,
+                                                 uint32_t peer)
+{
+    return ivshmem_flat_next_peer(dev, peer) == peer ?
+           dev->registers[IVSHMEM_FLAT_NEXT_VECTORS / 4] : 0;
+}
+
+/**
+ * ivshmem_flat_changes: counts when a peer comes or goes, and when our id is
+ * another one; wraps
+ *
+ * It does not interrupt, unless the device has a changes-vector.
+ */
+static inline uint32_t ivshmem_flat_changes(const struct ivshmem_flat *dev)
+{
+    return dev->registers[IVSHMEM_FLAT_CHANGES / 4];
 }
 
 /**

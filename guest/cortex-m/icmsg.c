@@ -7,8 +7,9 @@
  */
 
 /*
- * -append "peer=N messages=N" says whom to talk with, 0 by default, and how
- * many messages to send; 0, the default, is to send back what comes, for ever.
+ * -append "peer=N messages=N" says whom to talk with, and how many messages to
+ * send; 0, the default, is to send back what comes, for ever. Without peer=N it
+ * is whom the device's peer registers name, or 0 if it has none.
  * QEMU's exit status is 0 if all came back; 1 if not; 2 if the shared memory
  * cannot be used, 3 after a fault. More words, of numbers in decimal:
  *

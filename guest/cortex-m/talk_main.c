@@ -15,6 +15,7 @@
 
 static const unsigned inputs[] = BOARD_IVSHMEM_INPUTS;
 static struct ivshmem_flat ivshmem;
+static uint32_t peer;       /* its id; IVSHMEM_FLAT_NO_PEER: whoever is there */
 static volatile bool rung;
 
 void interrupt(unsigned input)
@@ -23,9 +24,42 @@ void interrupt(unsigned input)
     rung = true;
 }
 
+/*
+ * Who has rung us is among them, and who is none of ours looks into the memory
+ * in vain. Who comes later begins, and rings us.
+ */
+static void ring(void)
+{
+    uint32_t id;
+
+    if (peer != IVSHMEM_FLAT_NO_PEER) {
+        ivshmem_flat_ring(&ivshmem, peer, 0);
+        return;
+    }
+    for (id = ivshmem_flat_next_peer(&ivshmem, 0); id != IVSHMEM_FLAT_NO_PEER;
+         id = ivshmem_flat_next_peer(&ivshmem, id + 1)) {
+        ivshmem_flat_ring(&ivshmem, id, 0);
+    }
+}
+
+static void find_peer(const char *line)
+{
+    if (ivshmem_flat_finds_peers(&ivshmem)) {
+        peer = option(line, " peer=", IVSHMEM_FLAT_NO_PEER);
+    } else {
+        peer = option(line, " peer=", 0);
+    }
+    if (peer == IVSHMEM_FLAT_NO_PEER) {
+        print("id %u is there for all\n",
+              (unsigned)ivshmem_flat_id(&ivshmem));
+    } else {
+        print("id %u is there for peer %u\n",
+              (unsigned)ivshmem_flat_id(&ivshmem), (unsigned)peer);
+    }
+}
+
 int talk_main(struct talk *talk, const char *line)
 {
-    uint32_t peer = option(line, " peer=", 0);
     bool over, good;
 
     talk->messages = option(line, " messages=", 0);
@@ -36,14 +70,13 @@ int talk_main(struct talk *talk, const char *line)
         print("such memory cannot be used: %s\n", line);
         return 2;
     }
-    print("id %u is there for peer %u\n",
-          (unsigned)ivshmem_flat_id(&ivshmem), (unsigned)peer);
+    find_peer(line);
     do {
         /* before we look: what rings from here on keeps us awake */
         rung = false;
         over = talk_step(talk);
         if (talk->protocol->doorbell(talk)) {
-            ivshmem_flat_ring(&ivshmem, peer, 0);
+            ring();
         }
         if (!over && talk->idle) {
             sleep_unless(&rung);
@@ -51,7 +84,7 @@ int talk_main(struct talk *talk, const char *line)
     } while (!over);
     talk->protocol->close(talk);
     if (talk->protocol->doorbell(talk)) {
-        ivshmem_flat_ring(&ivshmem, peer, 0);
+        ring();
     }
 
     good = talk_verdict(talk);

@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Machines that find each other, with no id in firmware or on a command line.
+
+The device has peer registers, and the firmware walks over them. Whatever of
+the two is started or started anew, and in which order, they talk. The server
+stays, so that ids grow with each start.
+
+STARTS=N in the environment says how often (default 20). Needs qemu-system-arm
+and ivshmem-server in build/bin (or $BUILD/bin) and what is in build/guest.
+"""
+# Copyright (c) 2026 The ivshmem-flat authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import os
+import unittest
+
+from lab_case import BIN, ROOT, LabCase
+from ivshmem_flat.machines import cortex_m
+
+GUEST = ROOT / 'build/guest'
+STARTS = int(os.environ.get('STARTS') or 20)
+MESSAGES = 20
+
+
+class Find(LabCase):
+    deadline = 60 + 10 * STARTS
+    needs = (*LabCase.needs, GUEST / 'icmsg-mps2.elf')
+
+    def start(self, name, words, on_board):
+        return self.lab.start(name, [
+            *cortex_m(BIN / 'qemu-system-arm', self.lab.socket_path,
+                      GUEST / 'icmsg-mps2.elf', words=words,
+                      on_board=on_board),
+            '-global', 'ivshmem-flat.peer-registers=on'])
+
+    def start_echo(self, on_board):
+        echo = self.start('echo', 'sessions=1', on_board)
+        self.lab.wait_for_line(echo, 'is there for all')
+        return echo
+
+    def start_asker(self, on_board):
+        asker = self.start('asker', f'messages={MESSAGES} sessions=1 tx=4096 '
+                           'rx=0', on_board)
+        self.lab.wait_for_line(asker, 'is there for all')
+        return asker
+
+    def wait_for_asker(self, asker):
+        self.wait_for_end(asker)
+        self.assertEqual((asker.status, asker.lines[-1]), (0, 'passed'))
+        self.assertIn(f'{MESSAGES} messages came back, 0 wrong', asker.lines)
+
+    def stop(self, machine):
+        machine.kill()
+        self.wait_for_end(machine)
+
+    def start_pairs(self, *order):
+        """Both anew, each time; in turns with the device on board."""
+        self.lab.start_server(self.lab.server_command(BIN))
+        for number in range(STARTS):
+            machines = {name: getattr(self, f'start_{name}')(
+                on_board=bool(number & 1)) for name in order}
+            self.wait_for_asker(machines['asker'])
+            self.stop(machines['echo'])
+
+    def test_echo_is_there_first(self):
+        self.start_pairs('echo', 'asker')
+
+    def test_asker_is_there_first(self):
+        self.start_pairs('asker', 'echo')
+
+    def test_echo_stays(self):
+        self.lab.start_server(self.lab.server_command(BIN))
+        echo = self.start_echo(on_board=True)
+        for _ in range(STARTS):
+            self.wait_for_asker(self.start_asker(on_board=False))
+        self.stop(echo)
+
+
+if __name__ == '__main__':
+    unittest.main()
