@@ -97,6 +97,45 @@ class Hello(HelloCase):
             self.assertEqual(peer.wait(timeout=self.deadline), {0})
             self.assertEqual((words[FIRMWARE], words[ANSWER]), (3, 7))
 
+    def check_finds_peers(self, board):
+        """With peer registers it has to be told no id, in either order."""
+        on = ('-global', 'ivshmem-flat.peer-registers=on')
+        self.start_server()
+        question = 40
+        for firmware_first in (True, False) * 3:
+            machine = self.start(board, options=on) if firmware_first else None
+            with Peer(self.lab.socket_path) as peer:
+                words = peer.words
+                if not machine:
+                    words[FIRMWARE] = 0
+                    machine = self.start(board, options=on)
+                self.wait_for(peer, machine, lambda: words[FIRMWARE])
+                for _ in range(3):
+                    question += 1
+                    self.ask(peer, machine, question)
+                self.assertEqual(words[PEER], 0)
+            machine.kill()
+            self.wait_for_end(machine)
+
+    def ask(self, peer, machine, question):
+        rang = set()
+
+        def answered():
+            rang.update(peer.wait(0))
+            return machine.ended or (
+                rang and peer.words[ANSWER] == question + 1)
+        peer.words[QUESTION] = question
+        self.lab.wait(lambda: peer.ring(peer.words[FIRMWARE] - 1),
+                      'the firmware to be there', tick=0.01)
+        self.lab.wait(answered, f'{machine.name} to answer', tick=0.01)
+        self.assertEqual((machine.ended, rang), (False, {0}))
+
+    def test_finds_peers_on_cortex_m(self):
+        self.check_finds_peers('lm3s6965evb')
+
+    def test_finds_peers_on_cortex_r(self):
+        self.check_finds_peers('mps3-an536')
+
     def test_a_board_of_each_core(self):
         page = (ROOT / 'docs/system/devices/ivshmem-flat.rst').read_text()
         cores = {board: re.search(rf'^``{board}`` +(\S+)', page, re.M)[1]
