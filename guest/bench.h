@@ -61,6 +61,8 @@ enum bench_job {
     BENCH_TALK_RECEIVE,
     BENCH_TALK_PING,
     BENCH_TALK_PONG,
+    /** walk over the peers, by registers, again and again: @count steps */
+    BENCH_WALK,
 };
 
 /** By what BENCH_TALK_... send. */

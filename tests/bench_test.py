@@ -35,6 +35,10 @@ ROWS = {
     **dict.fromkeys(('INTRMASK', 'DOORBELL, 10 peers', 'DOORBELL, 100 peers',
                      'DOORBELL, 1,000 peers', 'DOORBELL, 10,000 peers',
                      'DOORBELL, 11,900 peers'), 'DOORBELL, 1 peer'),
+    'a step of a walk, 10 peers': None,
+    **dict.fromkeys((f'a step of a walk, {peers} peers'
+                     for peers in ('100', '1,000', '10,000', '11,900')),
+                    'a step of a walk, 10 peers'),
     'ivshmem-flat': 'ivshmem-doorbell',
     'ivshmem-doorbell': None,
     **dict.fromkeys(('a message of 64 B', 'a message of 64 B, ICMsg',
@@ -66,7 +70,7 @@ ROWS = {
        for peers in ('0', '1,000', '10,000')},
 }
 SKIPPED = 'DOORBELL, 65,534 peers'
-FIGURES = 11
+FIGURES = 12
 
 
 class Bench(unittest.TestCase):

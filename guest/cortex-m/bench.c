@@ -153,6 +153,16 @@ static void store_register(unsigned offset, uint32_t value)
     }
 }
 
+static void walk(void)
+{
+    uint32_t i, id = 0;
+
+    for (i = 0; i < own->count; i++) {
+        id = ivshmem_flat_next_peer(&ivshmem, id) + 1;
+        /* that of none is 0, and so the first peer is next */
+    }
+}
+
 static void copy(volatile uint32_t *to, const volatile uint32_t *from,
                  uint32_t words)
 {
@@ -583,6 +593,9 @@ static void do_job(void)
         break;
     case BENCH_REGISTER:
         store_register(IVSHMEM_FLAT_INTRMASK, own->peer << 16);
+        break;
+    case BENCH_WALK:
+        walk();
         break;
     case BENCH_INTERRUPTS:
         own->result = ivshmem.vector[0].interrupts;
