@@ -9,8 +9,8 @@
 /*
  * Each <zephyr/...> that a driver includes is this file. The devicetree has
  * three devices: 0 with three vectors, 1 with one and revision 0, whose
- * controller has flags, 2 with none; and three mailboxes: 0 looks for the peer
- * among two, 1 among five, 2 has the peer's ID. What a driver does to the
+ * controller has flags, 2 with none; and four mailboxes: 0 looks for the peer
+ * among two, 1 among five, 2 has the peer's ID, 3 its index. What a driver does to the
  * device and to the interrupt controller goes to a log.
  */
 
@@ -47,7 +47,9 @@
 
 /* the devicetree */
 
-#define DT_INST_FOREACH_STATUS_OKAY(f) f(0) f(1) f(2)
+#define DT_INST_FOREACH_STATUS_OKAY(f) CAT(FOREACH_, DT_DRV_COMPAT)(f)
+#define FOREACH_qemu_ivshmem_flat(f) f(0) f(1) f(2)
+#define FOREACH_qemu_ivshmem_flat_mbox(f) f(0) f(1) f(2) f(3)
 #define DT_DRV_INST(inst) CAT3(DT_DRV_COMPAT, _, inst)
 #define DT_PROP(node, name) CAT3(node, _, name)
 
@@ -88,14 +90,21 @@
 #define qemu_ivshmem_flat_mbox_0_ivshmem qemu_ivshmem_flat_0
 #define qemu_ivshmem_flat_mbox_1_ivshmem qemu_ivshmem_flat_0
 #define qemu_ivshmem_flat_mbox_2_ivshmem qemu_ivshmem_flat_0
+#define qemu_ivshmem_flat_mbox_3_ivshmem qemu_ivshmem_flat_0
 #define qemu_ivshmem_flat_mbox_0_peers 2
 #define qemu_ivshmem_flat_mbox_1_peers 5
 #define qemu_ivshmem_flat_mbox_2_peers 2
+#define qemu_ivshmem_flat_mbox_3_peers 2
 #define DT_INST_PHANDLE(inst, name) DT_PROP(DT_DRV_INST(inst), name)
-#define DT_INST_PROP_OR(inst, name, other) CAT3(PEER_ID_, inst, _OR)(other)
-#define PEER_ID_0_OR(other) (other)
-#define PEER_ID_1_OR(other) (other)
-#define PEER_ID_2_OR(other) 65535
+#define DT_INST_PROP_OR(inst, name, other) CAT3(name, _OR_, inst)(other)
+#define peer_id_OR_0(other) (other)
+#define peer_id_OR_1(other) (other)
+#define peer_id_OR_2(other) 65535
+#define peer_id_OR_3(other) (other)
+#define peer_index_OR_0(other) (other)
+#define peer_index_OR_1(other) (other)
+#define peer_index_OR_2(other) (other)
+#define peer_index_OR_3(other) 1
 
 /* devices */
 
@@ -111,7 +120,8 @@ struct device {
 extern struct device qemu_ivshmem_flat_0_device, qemu_ivshmem_flat_1_device,
                      qemu_ivshmem_flat_2_device, qemu_ivshmem_flat_mbox_0_device,
                      qemu_ivshmem_flat_mbox_1_device,
-                     qemu_ivshmem_flat_mbox_2_device;
+                     qemu_ivshmem_flat_mbox_2_device,
+                     qemu_ivshmem_flat_mbox_3_device;
 
 #define DEVICE_DT_GET(node) (&CAT(node, _device))
 #define DEVICE_DT_INST_GET(inst) DEVICE_DT_GET(DT_DRV_INST(inst))

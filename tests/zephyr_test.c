@@ -64,6 +64,10 @@ static void __attribute__((format(printf, 1, 2))) add_log(const char *format,
 #define AT(device, shmem) (0x10000u * ((device) + 1) + 0x8000u * (shmem))
 
 static uint32_t own_id;
+static bool has_peer_registers;
+static uint64_t peers;          /* a bit for each ID that is connected */
+static uint32_t selected;
+static uint32_t changes;
 static struct {
     void (*isr)(const void *arg);
     const void *arg;
@@ -79,13 +83,36 @@ uintptr_t map(const char *node, const char *name, uint32_t flags)
 
 uint32_t sys_read32(uintptr_t address)
 {
+    uint32_t value = 0;
+
     add_log("load %zx;", (size_t)address);
-    return sys_cpu_to_le32((address & 0xff) == 8 ? own_id : 0);
+    switch (address & 0xff) {
+    case 0x8:
+        value = own_id;
+        break;
+    case 0x10:
+        value = has_peer_registers;
+        break;
+    case 0x18:
+        value = changes;
+        break;
+    case 0x20:
+        for (value = selected; value < 64 && !(peers >> value & 1); value++) {
+        }
+        value = value < 64 ? value : UINT32_MAX;
+        break;
+    }
+    return sys_cpu_to_le32(value);
 }
 
 void sys_write32(uint32_t value, uintptr_t address)
 {
-    add_log("store %zx %x;", (size_t)address, sys_le32_to_cpu(value));
+    value = sys_le32_to_cpu(value);
+    add_log("store %zx %x;", (size_t)address, value);
+    if ((address & 0xff) == 0x1c) {
+        CHECK_EQUAL(locks_held, 1);
+        selected = value;
+    }
 }
 
 void barrier_dmem_fence_full(void)
@@ -159,6 +186,7 @@ static void start_all(void)
     start(MBOX(0));
     start(MBOX(1));
     start(MBOX(2));
+    start(MBOX(3));
     log_text[0] = '\0';
 }
 
@@ -182,7 +210,7 @@ static void on_channel(const struct device *dev, uint32_t id,
 TEST(init_connects_and_enables_nothing)
 {
     start(FLAT(0));
-    CHECK_LOG("map registers0 1;map shmem0 " SHMEM_FLAGS ";"
+    CHECK_LOG("map registers0 1;map shmem0 " SHMEM_FLAGS ";load 10010;"
               "connect 25 3 0;connect 26 4 0;connect 27 5 0;");
 }
 
@@ -190,13 +218,13 @@ TEST(init_unmasks_revision_0)
 {
     start(FLAT(1));
     CHECK_LOG("map registers1 1;map shmem1 " SHMEM_FLAGS ";"
-              "store 20000 1;connect 112 3 7;");
+              "store 20000 1;load 20010;connect 112 3 7;");
 }
 
 TEST(init_without_interrupts)
 {
     start(FLAT(2));
-    CHECK_LOG("map registers2 1;map shmem2 " SHMEM_FLAGS ";");
+    CHECK_LOG("map registers2 1;map shmem2 " SHMEM_FLAGS ";load 30010;");
 }
 
 TEST(memory_is_where_it_was_mapped)
@@ -348,6 +376,82 @@ TEST(mailbox_finds_it_among_more)
 
 TEST(mailbox_has_its_peer)
 {
+    start_all();
+    CHECK_EQUAL(MBOX_API(MBOX(2))->send(MBOX(2), 0, NULL), 0);
+    CHECK_LOG("fence;store 1000c ffff0000;");
+}
+
+TEST(walk_over_peers)
+{
+    uint16_t peer = 7;
+
+    has_peer_registers = true;
+    start_all();
+    peers = 1ull << 3 | 1ull << 63;
+    CHECK_EQUAL(ivshmem_flat_next_peer(FLAT(0), 0, &peer), 0);
+    CHECK_LOG("store 1001c 0;load 10020;");
+    CHECK_EQUAL(peer, 3);
+    CHECK_EQUAL(ivshmem_flat_next_peer(FLAT(0), 4, &peer), 0);
+    CHECK_EQUAL(peer, 63);
+    CHECK_EQUAL(ivshmem_flat_next_peer(FLAT(0), 64, &peer), -ENOENT);
+    CHECK_EQUAL(ivshmem_flat_next_peer(FLAT(0), 0x10003, &peer), -ENOENT);
+    CHECK_EQUAL(peer, 63);
+    changes = 42;
+    CHECK_EQUAL(ivshmem_flat_changes(FLAT(0)), 42);
+    CHECK_EQUAL(locks_held, 0);
+}
+
+TEST(walk_without_registers)
+{
+    uint16_t peer = 7;
+
+    start_all();
+    peers = 1;
+    CHECK_EQUAL(ivshmem_flat_next_peer(FLAT(0), 0, &peer), -ENOTSUP);
+    CHECK_EQUAL(peer, 7);
+    CHECK_LOG("");
+}
+
+/* No property is needed, and no ID: all that are there are rung. */
+TEST(mailbox_finds_peers)
+{
+    has_peer_registers = true;
+    start_all();
+    CHECK_EQUAL(MBOX_API(MBOX(0))->send(MBOX(0), 2, NULL), 0);
+    CHECK_LOG("store 1001c 0;load 10020;");
+    peers = 1ull << 5 | 1ull << 40;
+    CHECK_EQUAL(MBOX_API(MBOX(0))->send(MBOX(0), 2, NULL), 0);
+    CHECK_LOG("store 1001c 0;load 10020;fence;store 1000c 50002;"
+              "store 1001c 6;load 10020;fence;store 1000c 280002;"
+              "store 1001c 29;load 10020;");
+}
+
+TEST(mailbox_has_its_index)
+{
+    has_peer_registers = true;
+    start_all();
+    peers = 1ull << 5;
+    CHECK_EQUAL(MBOX_API(MBOX(3))->send(MBOX(3), 0, NULL), 0);
+    CHECK_LOG("store 1001c 0;load 10020;store 1001c 6;load 10020;");
+    peers |= 1ull << 40 | 1ull << 41;
+    CHECK_EQUAL(MBOX_API(MBOX(3))->send(MBOX(3), 0, NULL), 0);
+    CHECK_LOG("store 1001c 0;load 10020;store 1001c 6;load 10020;"
+              "fence;store 1000c 280000;"
+              "store 1001c 29;load 10020;store 1001c 2a;load 10020;");
+}
+
+TEST(mailbox_with_an_index_that_nothing_tells)
+{
+    start_all();
+    CHECK_EQUAL(MBOX_API(MBOX(3))->send(MBOX(3), 0, NULL), -ENOTSUP);
+    CHECK_LOG("");
+}
+
+/* The peer's ID counts for more. */
+TEST(mailbox_has_its_peer_nevertheless)
+{
+    has_peer_registers = true;
+    peers = 1;
     start_all();
     CHECK_EQUAL(MBOX_API(MBOX(2))->send(MBOX(2), 0, NULL), 0);
     CHECK_LOG("fence;store 1000c ffff0000;");

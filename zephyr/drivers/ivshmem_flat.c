@@ -72,6 +72,7 @@ struct ivshmem_flat_data {
 	DEVICE_MMIO_NAMED_RAM(shmem);
 	struct k_spinlock lock;
 	struct ivshmem_flat_handler *handlers;
+	bool finds_peers;
 };
 
 static uint32_t ivshmem_flat_read(const struct device *dev, unsigned int offset)
@@ -203,6 +204,34 @@ int ivshmem_flat_set_callback(const struct device *dev, uint16_t vector,
 	return 0;
 }
 
+int ivshmem_flat_next_peer(const struct device *dev, uint32_t from, uint16_t *peer_id)
+{
+	k_spinlock_key_t key;
+	uint32_t next;
+
+	if (!DEV_DATA(dev)->finds_peers) {
+		return -ENOTSUP;
+	}
+
+	/* the device has one register to select with */
+	key = k_spin_lock(&DEV_DATA(dev)->lock);
+	ivshmem_flat_write(dev, IVSHMEM_FLAT_SELECT, from);
+	next = ivshmem_flat_read(dev, IVSHMEM_FLAT_NEXT);
+	k_spin_unlock(&DEV_DATA(dev)->lock, key);
+
+	if (next > UINT16_MAX) {
+		return -ENOENT;
+	}
+	*peer_id = next;
+
+	return 0;
+}
+
+uint32_t ivshmem_flat_changes(const struct device *dev)
+{
+	return ivshmem_flat_read(dev, IVSHMEM_FLAT_CHANGES);
+}
+
 static int ivshmem_flat_init(const struct device *dev)
 {
 	uint32_t shmem_flags = K_MEM_CACHE_WB;
@@ -223,6 +252,7 @@ static int ivshmem_flat_init(const struct device *dev)
 		/* masked after reset; revision 1 does not look at it */
 		ivshmem_flat_write(dev, IVSHMEM_FLAT_INTRMASK, 1);
 	}
+	DEV_DATA(dev)->finds_peers = ivshmem_flat_read(dev, IVSHMEM_FLAT_FEATURES) & 1;
 	DEV_CFG(dev)->connect();
 
 	return 0;

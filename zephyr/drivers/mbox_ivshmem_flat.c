@@ -44,8 +44,9 @@ struct mbox_ivshmem_flat_channel {
 
 struct mbox_ivshmem_flat_config {
 	const struct device *ivshmem;
-	uint32_t first_peer;
-	uint32_t last_peer;
+	int32_t peer_id;	/* -1: is found */
+	int32_t peer_index;	/* among those found; -1: all */
+	uint32_t peers;		/* IDs below which it is, if the device does not tell */
 };
 
 struct mbox_ivshmem_flat_data {
@@ -61,11 +62,30 @@ static bool mbox_ivshmem_flat_has(const struct device *dev, mbox_channel_id_t id
 	return id < ivshmem_get_vectors(config->ivshmem);
 }
 
+/* Who has just signalled is among those that the device tells of. */
+static int mbox_ivshmem_flat_send_found(const struct mbox_ivshmem_flat_config *config,
+					mbox_channel_id_t id)
+{
+	int32_t index = 0;
+	uint16_t peer;
+	int ret;
+
+	for (ret = ivshmem_flat_next_peer(config->ivshmem, 0, &peer); ret == 0;
+	     ret = ivshmem_flat_next_peer(config->ivshmem, peer + 1, &peer)) {
+		if (config->peer_index < 0 || config->peer_index == index++) {
+			(void)ivshmem_int_peer(config->ivshmem, peer, id);
+		}
+	}
+
+	return ret == -ENOENT ? 0 : ret;
+}
+
 static int mbox_ivshmem_flat_send(const struct device *dev, mbox_channel_id_t id,
 				  const struct mbox_msg *msg)
 {
 	const struct mbox_ivshmem_flat_config *config = dev->config;
 	uint32_t own_id;
+	int ret;
 
 	if (msg != NULL) {
 		return -EMSGSIZE;
@@ -73,13 +93,17 @@ static int mbox_ivshmem_flat_send(const struct device *dev, mbox_channel_id_t id
 	if (!mbox_ivshmem_flat_has(dev, id)) {
 		return -EINVAL;
 	}
-	if (config->first_peer == config->last_peer) {
-		return ivshmem_int_peer(config->ivshmem, config->first_peer, id);
+	if (config->peer_id >= 0) {
+		return ivshmem_int_peer(config->ivshmem, config->peer_id, id);
+	}
+	ret = mbox_ivshmem_flat_send_found(config, id);
+	if (ret != -ENOTSUP || config->peer_index >= 0) {
+		return ret;
 	}
 
 	/* Nothing tells which of them are there; to others a doorbell is void. */
 	own_id = ivshmem_get_id(config->ivshmem);
-	for (uint32_t peer = config->first_peer; peer <= config->last_peer; peer++) {
+	for (uint32_t peer = 0; peer < config->peers; peer++) {
 		if (peer != own_id) {
 			(void)ivshmem_int_peer(config->ivshmem, peer, id);
 		}
@@ -189,8 +213,9 @@ static DEVICE_API(mbox, mbox_ivshmem_flat_api) = {
                                                                                                    \
 	static const struct mbox_ivshmem_flat_config mbox_ivshmem_flat_config_##inst = {           \
 		.ivshmem = DEVICE_DT_GET(DT_INST_PHANDLE(inst, ivshmem)),                          \
-		.first_peer = DT_INST_PROP_OR(inst, peer_id, 0),                                   \
-		.last_peer = DT_INST_PROP_OR(inst, peer_id, DT_INST_PROP(inst, peers) - 1),        \
+		.peer_id = DT_INST_PROP_OR(inst, peer_id, -1),                                     \
+		.peer_index = DT_INST_PROP_OR(inst, peer_index, -1),                               \
+		.peers = DT_INST_PROP(inst, peers),                                                \
 	};                                                                                         \
                                                                                                    \
 	static struct mbox_ivshmem_flat_data mbox_ivshmem_flat_data_##inst = {                     \

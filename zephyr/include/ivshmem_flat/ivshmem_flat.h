@@ -30,6 +30,11 @@ extern "C" {
 #define IVSHMEM_FLAT_INTRSTATUS 0x4
 #define IVSHMEM_FLAT_IVPOSITION 0x8
 #define IVSHMEM_FLAT_DOORBELL   0xc
+/* The peer registers, which QEMU has to be asked for; else they read 0. */
+#define IVSHMEM_FLAT_FEATURES   0x10
+#define IVSHMEM_FLAT_CHANGES    0x18
+#define IVSHMEM_FLAT_SELECT     0x1c
+#define IVSHMEM_FLAT_NEXT       0x20
 
 /**
  * Ring a peer, which then sees all that was written to the shared memory
@@ -81,6 +86,30 @@ typedef void (*ivshmem_flat_callback_t)(const struct device *dev, uint16_t vecto
  */
 int ivshmem_flat_set_callback(const struct device *dev, uint16_t vector,
 			      ivshmem_flat_callback_t callback, void *user_data);
+
+/**
+ * Walk over the peers that are connected, in the order of their IDs. Whoever
+ * has rung is among them. May be called in an ISR; for the kernel alone.
+ *
+ * @param dev the ivshmem-flat device
+ * @param from where to begin: 0, or one more than the ID of the peer before
+ * @param peer_id is set to the smallest ID of a peer that is not below @p from
+ *
+ * @retval 0 on success
+ * @retval -ENOENT if there is none
+ * @retval -ENOTSUP if the device has no peer registers (qemu,peer-registers)
+ */
+int ivshmem_flat_next_peer(const struct device *dev, uint32_t from, uint16_t *peer_id);
+
+/**
+ * Tell whether peers have come or gone: the number is another one then. So it is
+ * when the own ID is.
+ *
+ * @param dev the ivshmem-flat device
+ *
+ * @return the number; 0 if the device has no peer registers
+ */
+uint32_t ivshmem_flat_changes(const struct device *dev);
 
 #if defined(CONFIG_USERSPACE) || defined(__DOXYGEN__)
 
