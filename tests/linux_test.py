@@ -40,9 +40,9 @@ class LinuxTest(LabCase):
         self.assertTrue(shutil.which(QEMU_AARCH64),
                         f'{QEMU_AARCH64} is missing')
 
-    def assert_all_came_back(self, machine):
+    def assert_all_came_back(self, machine, messages=500):
         self.wait_for_end(machine)
-        self.assertIn('500 messages came back, 0 wrong', machine.lines)
+        self.assertIn(f'{messages} messages came back, 0 wrong', machine.lines)
         self.assertIn('passed', machine.lines)
 
 
@@ -249,6 +249,40 @@ class Virt(LinuxTest):
             BIN / 'qemu-system-aarch64', self.lab.socket_path, LINUX,
             'icmsg 0 tx=0x1000 rx=0 messages=500'))
         self.assert_all_came_back(machine)
+
+    def test_icmsg_finds_its_peer(self):
+        """By the device's registers, with no id anywhere, in either order."""
+        on = ['-global', 'ivshmem-flat.peer-registers=on']
+
+        def start_firmware():
+            firmware = self.lab.start('cortex-m', cortex_m(
+                BIN / 'qemu-system-arm', self.lab.socket_path, ICMSG_FIRMWARE,
+                words='sessions=1') + on)
+            self.lab.wait_for_line(firmware, 'is there for all')
+            return firmware
+
+        def start_machine():
+            machine = self.lab.start('linux', linux_flat(
+                BIN / 'qemu-system-aarch64', self.lab.socket_path, LINUX,
+                'icmsg all tx=0x1000 rx=0 messages=100 sessions=1',
+                device=',peer-registers=on'))
+            self.lab.wait_for_line(machine, 'is there for all')
+            return machine
+        firmware = start_firmware()
+        self.assert_all_came_back(start_machine(), 100)
+        firmware.kill()
+        self.wait_for_end(firmware)
+        machine = start_machine()
+        start_firmware()
+        self.assert_all_came_back(machine, 100)
+
+    def test_peers_that_are_not_told(self):
+        machine = self.lab.start('linux', linux_flat(
+            BIN / 'qemu-system-aarch64', self.lab.socket_path, LINUX,
+            'ring all'))
+        self.wait_for_end(machine)
+        self.assertIn('ivshmem-peer: all: the device does not tell who is '
+                      'there, expected the id of a peer', machine.lines)
 
     def test_rpmsg(self):
         """Linux is the host."""

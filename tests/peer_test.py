@@ -251,6 +251,11 @@ class WithEachOther(PeerTest):
 
     def test_nobody_to_ring(self):
         self.start_server()
+        host = self.start_host_peer('ring', 'all')
+        self.wait_for_end(host)
+        self.assertEqual(host.status, 1)
+        self.assertEqual(host.lines, ['ivshmem-peer: there is no peer with a '
+                                      'vector 0'])
         host = self.start_host_peer('ring', '7')
         self.wait_for_end(host)
         self.assertEqual(host.status, 1)
@@ -688,6 +693,26 @@ class WithICMsg(Talk):
                 icmsg.bind(timeout=DEADLINE)
                 self.assertEqual(peer.id + 1, max(peer.peers))
                 self.send_all(icmsg)
+                machine.kill()
+                self.wait_for_end(machine)
+
+    def test_c_peer_finds_the_firmware(self):
+        """And it finds us, if it is told nobody and has peer registers."""
+        for firmware_first in (True, False):
+            with self.subTest(firmware_first=firmware_first):
+                def start_firmware():
+                    return self.lab.start('firmware', cortex_m(
+                        BIN / 'qemu-system-arm', self.lab.socket_path,
+                        self.FIRMWARE, words='sessions=1') +
+                        ['-global', 'ivshmem-flat.peer-registers=on'])
+                machine = start_firmware() if firmware_first else None
+                if machine:
+                    self.lab.wait_for_line(machine, 'is there for all')
+                host = self.start_host_peer('icmsg', 'all', 'messages=100',
+                                            'sessions=1', *self.SWAPPED)
+                self.lab.wait_for_line(host, 'is there for all')
+                machine = machine or start_firmware()
+                self.assert_passed(host)
                 machine.kill()
                 self.wait_for_end(machine)
 

@@ -37,6 +37,9 @@
 extern "C" {
 #endif
 
+/** For ivshmem_next_peer(): there is none. */
+#define IVSHMEM_NO_PEER 0xffffffffu
+
 /** Own vectors beyond these are not looked at. */
 #define IVSHMEM_MAX_VECTORS 64
 
@@ -46,6 +49,8 @@ extern "C" {
 struct ivshmem {
     uint32_t id;        /* under which peers ring us, 0 to 65535 */
     unsigned vectors;   /* own vectors, at most IVSHMEM_MAX_VECTORS */
+    bool finds_peers;   /* it is known who is there: on the host, and through
+                           an ivshmem-flat with peer registers */
     void *memory;       /* the shared memory */
     size_t size;        /* of the shared memory in bytes */
 };
@@ -79,6 +84,17 @@ void ivshmem_close(struct ivshmem *ivshmem);
  * virtual machine that is never known.
  */
 bool ivshmem_ring(struct ivshmem *ivshmem, uint32_t peer, uint32_t vector);
+
+/**
+ * ivshmem_next_peer: walk over the peers that are there, if ->finds_peers
+ *
+ * @from: any number
+ *
+ * Whoever has rung is among them.
+ *
+ * Returns the smallest id of a peer that is at least @from, or IVSHMEM_NO_PEER.
+ */
+uint32_t ivshmem_next_peer(struct ivshmem *ivshmem, uint32_t from);
 
 /**
  * ivshmem_wait: sleep until the own doorbell has rung

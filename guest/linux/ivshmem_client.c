@@ -319,6 +319,7 @@ struct ivshmem *ivshmem_open(const char *where)
         return NULL;
     }
     read_first_batch(c);
+    c->ivshmem.finds_peers = true;
     return &c->ivshmem;
 }
 
@@ -360,6 +361,17 @@ bool ivshmem_ring(struct ivshmem *ivshmem, uint32_t peer, uint32_t vector)
         warn("cannot ring peer %u", peer);
     }
     return true;
+}
+
+uint32_t ivshmem_next_peer(struct ivshmem *ivshmem, uint32_t from)
+{
+    struct client *c = (struct client *)ivshmem;
+
+    read_server(c);
+    while (from < MAX_PEERS && (!c->peer[from] || from == ivshmem->id)) {
+        from++;
+    }
+    return from < MAX_PEERS ? from : IVSHMEM_NO_PEER;
 }
 
 /* Take the doorbells that have rung; a bit for each vector. */

@@ -123,6 +123,7 @@ static bool open_registers(struct uio_ivshmem *u, const char *where)
         ivshmem_flat_use_level(&u->flat);
     }
     u->ivshmem.id = ivshmem_flat_id(&u->flat);
+    u->ivshmem.finds_peers = ivshmem_flat_finds_peers(&u->flat);
     return true;
 }
 
@@ -183,6 +184,13 @@ bool ivshmem_ring(struct ivshmem *ivshmem, uint32_t peer, uint32_t vector)
 
     ivshmem_flat_ring(&u->flat, peer, vector);
     return true;
+}
+
+uint32_t ivshmem_next_peer(struct ivshmem *ivshmem, uint32_t from)
+{
+    struct uio_ivshmem *u = (struct uio_ivshmem *)ivshmem;
+
+    return ivshmem_flat_next_peer(&u->flat, from);
 }
 
 bool ivshmem_wait(struct ivshmem *ivshmem, uint64_t *vectors, int timeout_ms)

@@ -263,6 +263,14 @@ bool ivshmem_ring(struct ivshmem *ivshmem, uint32_t peer, uint32_t vector)
     return true;
 }
 
+/* The PCI device has no such registers. */
+uint32_t ivshmem_next_peer(struct ivshmem *ivshmem, uint32_t from)
+{
+    (void)ivshmem;
+    (void)from;
+    return IVSHMEM_NO_PEER;
+}
+
 bool ivshmem_wait(struct ivshmem *ivshmem, uint64_t *vectors, int timeout_ms)
 {
     struct vfio_ivshmem *v = (struct vfio_ivshmem *)ivshmem;

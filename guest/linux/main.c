@@ -50,7 +50,10 @@ static const char usage[] =
     "  ring PEER [VECTOR]     ring a peer's doorbell, on vector 0 or VECTOR\n"
     "  wait [N]               wait for N doorbells (1), and name their vectors\n"
     "  sleeper [N], ringer [N]\n"
-    "                         be rung, or ring, N times (1): a test\n";
+    "                         be rung, or ring, N times (1): a test\n"
+    "\n"
+    "PEER is the ID of a peer or, on the host and with an ivshmem-flat device that\n"
+    "has peer-registers=on, \"all\": whoever is there.\n";
 
 static uint32_t vectors = 1;
 
@@ -101,6 +104,35 @@ static bool number(const char *text, unsigned long min, unsigned long max,
     }
     *value = (uint32_t)n;
     return true;
+}
+
+/* A peer's id, or IVSHMEM_NO_PEER: all that are there */
+static bool peer_number(const struct ivshmem *ivshmem, const char *text,
+                        uint32_t *peer)
+{
+    if (strcmp(text, "all")) {
+        return number(text, 0, UINT16_MAX, peer);
+    }
+    if (!ivshmem->finds_peers) {
+        errx(2, "all: the device does not tell who is there, expected the id "
+             "of a peer");
+    }
+    *peer = IVSHMEM_NO_PEER;
+    return true;
+}
+
+/* Returns false if it is known that nobody was rung. */
+static bool ring(struct ivshmem *ivshmem, uint32_t peer, uint32_t vector)
+{
+    bool any = false;
+
+    if (peer != IVSHMEM_NO_PEER) {
+        return ivshmem_ring(ivshmem, peer, vector);
+    }
+    while ((peer = ivshmem_next_peer(ivshmem, peer + 1)) != IVSHMEM_NO_PEER) {
+        any |= ivshmem_ring(ivshmem, peer, vector);
+    }
+    return any;
 }
 
 /* Each command gets the words that follow it; they end with a NULL. */
@@ -226,12 +258,16 @@ static bool run_talk(struct ivshmem *ivshmem, uint32_t peer, struct talk *talk)
 {
     bool over, good;
 
-    say("id %u is there for peer %u\n", (unsigned)ivshmem->id,
-        (unsigned)peer);
+    if (peer == IVSHMEM_NO_PEER) {
+        say("id %u is there for all\n", (unsigned)ivshmem->id);
+    } else {
+        say("id %u is there for peer %u\n", (unsigned)ivshmem->id,
+            (unsigned)peer);
+    }
     do {
         over = talk_step(talk);
         if (talk->protocol->doorbell(talk)) {
-            ivshmem_ring(ivshmem, peer, 0);
+            ring(ivshmem, peer, 0);
         }
         if (!over && talk->idle) {
             ivshmem_wait(ivshmem, NULL, -1);
@@ -239,7 +275,7 @@ static bool run_talk(struct ivshmem *ivshmem, uint32_t peer, struct talk *talk)
     } while (!over);
     talk->protocol->close(talk);
     if (talk->protocol->doorbell(talk)) {
-        ivshmem_ring(ivshmem, peer, 0);
+        ring(ivshmem, peer, 0);
     }
     good = talk_verdict(talk);
     say(good ? "passed\n" : "FAILED\n");
@@ -289,7 +325,7 @@ static bool do_icmsg(struct ivshmem *ivshmem, char **words)
     };
     uint32_t peer;
 
-    if (!*words || !number(*words, 0, UINT16_MAX, &peer)) {
+    if (!*words || !peer_number(ivshmem, *words, &peer)) {
         errx(2, "icmsg: expected a peer");
     }
     read_icmsg_words(ivshmem, words + 1, &icmsg);
@@ -344,7 +380,7 @@ static bool do_rpmsg(struct ivshmem *ivshmem, char **words)
     };
     uint32_t peer;
 
-    if (!*words || !number(words[0], 0, UINT16_MAX, &peer) || !words[1] ||
+    if (!*words || !peer_number(ivshmem, words[0], &peer) || !words[1] ||
         (strcmp(words[1], "host") && strcmp(words[1], "remote"))) {
         errx(2, "rpmsg: expected a peer, and host or remote: what we are");
     }
@@ -378,13 +414,17 @@ static bool do_ring(struct ivshmem *ivshmem, char **words)
 {
     uint32_t peer, vector = 0;
 
-    if (!*words || !number(words[0], 0, UINT16_MAX, &peer) ||
+    if (!*words || !peer_number(ivshmem, words[0], &peer) ||
         (words[1] && (!number(words[1], 0, UINT16_MAX, &vector) || words[2]))) {
         errx(2, "ring: expected a peer and, perhaps, a vector");
     }
-    if (!ivshmem_ring(ivshmem, peer, vector)) {
-        warnx("there is no peer %u with a vector %u", (unsigned)peer,
-              (unsigned)vector);
+    if (!ring(ivshmem, peer, vector)) {
+        if (peer == IVSHMEM_NO_PEER) {
+            warnx("there is no peer with a vector %u", (unsigned)vector);
+        } else {
+            warnx("there is no peer %u with a vector %u", (unsigned)peer,
+                  (unsigned)vector);
+        }
         return false;
     }
     return true;
