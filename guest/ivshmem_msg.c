@@ -421,6 +421,7 @@ static void greet(struct ivshmem_msg *msg, unsigned slot, uint32_t id,
         .state = IVSHMEM_MSG_GREETING,
         .id = id,
         .session = session,
+        .there = peer->there,
         .wants = IVSHMEM_MSG_WANT_MESSAGES,
     };
     msg->committed &= ~bit(slot);
@@ -430,6 +431,7 @@ static void greet(struct ivshmem_msg *msg, unsigned slot, uint32_t id,
     store(&our->head, 0);
     store(&our->tail, 0);
     store(&our->wants, peer->wants);
+    store(&our->gone, 0);
     store(&our->link, msg->session << 16 | session);
     due_control(msg, slot);
 }
@@ -457,7 +459,8 @@ static bool poll_slot(struct ivshmem_msg *msg, unsigned slot)
         /* it is being written, and who writes it rings us afterwards */
         return false;
     }
-    if (magic != IVSHMEM_MSG_MAGIC || !valid_session(session)) {
+    if (magic != IVSHMEM_MSG_MAGIC || !valid_session(session) ||
+        (peer->gone == session && peer->doorbell == doorbell)) {
         if (peer->state == IVSHMEM_MSG_LINKED) {
             peer->state = IVSHMEM_MSG_LEFT;
         } else if (peer->state != IVSHMEM_MSG_LEFT) {
@@ -475,11 +478,56 @@ static bool poll_slot(struct ivshmem_msg *msg, unsigned slot)
         /* what we have rung since it moved has not reached it */
         peer->doorbell = doorbell;
         due_control(msg, slot);
+        if (peer->gone) {
+            /* it was, and is back under another id */
+            peer->gone = 0;
+            store(&ours(msg, slot)->gone, 0);
+            if (peer->state == IVSHMEM_MSG_LEFT) {
+                peer->state = IVSHMEM_MSG_GREETING;
+            }
+        }
     }
     if (peer->state == IVSHMEM_MSG_GREETING && linked(msg, slot)) {
         peer->state = IVSHMEM_MSG_LINKED;
     }
     return peer->state != old_state || peer->session != old_session;
+}
+
+static void look_at_slot(struct ivshmem_msg *msg, unsigned slot,
+                         bool (*connected)(void *opaque, uint32_t id),
+                         void *opaque)
+{
+    const struct ivshmem_msg_entry *e = entry(msg, slot);
+    struct ivshmem_msg_peer *peer = &msg->peer[slot];
+    uint32_t session = load(&e->session);
+    uint32_t doorbell = load(&e->doorbell);
+
+    if (load(&e->magic) != IVSHMEM_MSG_MAGIC || !valid_session(session) ||
+        load(&e->session) != session) {
+        return;
+    }
+    if (connected(opaque, doorbell)) {
+        peer->there = session;
+    } else if (peer->there == session) {
+        /* who has not been seen yet may be about to be announced */
+        peer->there = 0;
+        peer->gone = session;
+        peer->doorbell = doorbell;
+        store(&ours(msg, slot)->gone, session);
+    }
+}
+
+void ivshmem_msg_look_around(struct ivshmem_msg *msg,
+                             bool (*connected)(void *opaque, uint32_t id),
+                             void *opaque)
+{
+    unsigned slot;
+
+    for (slot = 0; slot < msg->slots && !evicted(msg); slot++) {
+        if (slot != msg->slot) {
+            look_at_slot(msg, slot, connected, opaque);
+        }
+    }
 }
 
 int32_t ivshmem_msg_poll(struct ivshmem_msg *msg)

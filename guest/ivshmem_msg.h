@@ -194,6 +194,8 @@ struct ivshmem_msg_peer {
     uint32_t id;            /* with which it came; names it in this session */
     uint32_t doorbell;      /* whom to ring */
     uint32_t session;
+    uint32_t there;         /* the session that was connected, ... */
+    uint32_t gone;          /* ... and that is not any more; 0: none */
     uint32_t head;          /* our words, kept here: what stands in shared */
     uint32_t tail;          /*   memory is for the peer and never read back */
     uint32_t wants;
@@ -278,7 +280,7 @@ uint32_t ivshmem_msg_ring_size(size_t size, unsigned slots);
  *
  * Whether the peer who occupies a slot is alive cannot be seen in memory, but
  * a peer to whom the server says who has gone writes it there: of a peer that
- * ended without goodbye, the slot is free then. A device does not say so.
+ * ended without goodbye, the slot is free then: see ivshmem_msg_look_around().
  * One who was, and lost the slot, gets IVSHMEM_MSG_EVICTED from its next
  * call; msg->former says whose slot was taken. Call ivshmem_msg_poll() next.
  *
@@ -306,6 +308,23 @@ void ivshmem_msg_close(struct ivshmem_msg *msg);
  * IVSHMEM_MSG_EVICTED.
  */
 int32_t ivshmem_msg_poll(struct ivshmem_msg *msg);
+
+/**
+ * ivshmem_msg_look_around: find out who has gone without goodbye
+ *
+ * @connected: is the peer with this id connected to the server? So that it can
+ *             tell, the device needs peer registers; on the host, the server
+ *             tells
+ * @opaque: for @connected
+ *
+ * Of a peer that was connected at an earlier call, and is not any more, the
+ * next ivshmem_msg_poll() says what it says of one that has left, and others
+ * may have the slot. Call it before each poll, or each one that follows a
+ * change of who is connected or of who is in memory.
+ */
+void ivshmem_msg_look_around(struct ivshmem_msg *msg,
+                             bool (*connected)(void *opaque, uint32_t id),
+                             void *opaque);
 
 /**
  * ivshmem_msg_doorbell: whom to ring

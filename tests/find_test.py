@@ -17,6 +17,7 @@ import unittest
 
 from lab_case import BIN, ROOT, LabCase
 from ivshmem_flat.machines import cortex_m
+from tree import FIRMWARE
 
 GUEST = ROOT / 'build/guest'
 STARTS = int(os.environ.get('STARTS') or 20)
@@ -25,7 +26,7 @@ MESSAGES = 20
 
 class Find(LabCase):
     deadline = 60 + 10 * STARTS
-    needs = (*LabCase.needs, GUEST / 'icmsg-mps2.elf')
+    needs = (*LabCase.needs, FIRMWARE, GUEST / 'icmsg-mps2.elf')
 
     def start(self, name, words, on_board):
         return self.lab.start(name, [
@@ -75,6 +76,35 @@ class Find(LabCase):
         for _ in range(STARTS):
             self.wait_for_asker(self.start_asker(on_board=False))
         self.stop(echo)
+
+    def start_exchange(self, name, words):
+        return self.lab.start(name, [
+            *cortex_m(BIN / 'qemu-system-arm', self.lab.socket_path, FIRMWARE,
+                      words=words),
+            '-global', 'ivshmem-flat.peer-registers=on',
+            '-global', 'ivshmem-flat.changes-vector=0'])
+
+    def test_who_is_killed_has_left(self):
+        """The firmware sleeps, and is woken by the change alone; the slot is
+        the next one's."""
+        self.lab.start_server(self.lab.server_command(BIN))
+        stays = self.start_exchange('stays', f'messages={MESSAGES}')
+        self.lab.wait_for_line(stays, 'id 0, slot 0')
+        for number in range(1, 10):
+            # one with more to say than the other has, so that it waits
+            other = self.start_exchange(f'other {number}',
+                                        f'messages={2 * MESSAGES}')
+            # its own slot, or for the 8th the first that somebody has left
+            self.lab.wait_for_line(other,
+                                   f'id {number}, slot {number % 8 or 1}')
+            self.lab.wait_for_line(stays, f'peer {number} is there')
+            self.stop(other)
+            self.lab.wait_for_line(stays, f'peer {number} has left')
+        last = self.start_exchange('last', f'messages={MESSAGES}')
+        for machine in (stays, last):
+            self.wait_for_end(machine)
+            self.assertEqual((machine.status, machine.lines[-1]),
+                             (0, 'passed'))
 
 
 if __name__ == '__main__':

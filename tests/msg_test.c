@@ -699,6 +699,106 @@ TEST(who_is_said_to_be_gone_makes_room)
     free_bench(b);
 }
 
+/* Of the ids 0 to 31: @opaque has a bit for each that is connected */
+static bool is_connected(void *opaque, uint32_t id)
+{
+    return *(uint32_t *)opaque >> id & 1;
+}
+
+TEST(who_is_not_connected_any_more_has_left)
+{
+    struct bench *b = new_bench(64 << 10);
+    struct ivshmem_msg one, other, late;
+    uint32_t connected = 1u << 5;
+
+    open_msg(b, &one, 4, 0, 5);
+    open_msg(b, &other, 4, 1, 6);
+    ivshmem_msg_poll(&one);
+    ivshmem_msg_poll(&other);
+    ivshmem_msg_poll(&one);
+    CHECK_EQUAL(one.peer[1].state, IVSHMEM_MSG_LINKED);
+    /* one that has not been connected yet may be about to be announced */
+    ivshmem_msg_look_around(&one, is_connected, &connected);
+    CHECK_EQUAL(ivshmem_msg_poll(&one), 0);
+    CHECK_EQUAL(one.peer[1].state, IVSHMEM_MSG_LINKED);
+    connected |= 1u << 6;
+    ivshmem_msg_look_around(&one, is_connected, &connected);
+    CHECK_EQUAL(ivshmem_msg_poll(&one), 0);
+    CHECK_EQUAL(word(b, side_at(4, 0, 1) + 16), 0);
+
+    /* it ends; what it has sent can be read */
+    CHECK_EQUAL(ivshmem_msg_send(&other, 0, 7, "x", 1), 0);
+    connected &= ~(1u << 6);
+    ivshmem_msg_look_around(&one, is_connected, &connected);
+    CHECK_EQUAL(ivshmem_msg_poll(&one), 1 << 1);
+    CHECK_EQUAL(one.peer[1].state, IVSHMEM_MSG_LEFT);
+    CHECK_EQUAL(ivshmem_msg_receive(&one, 1, &(struct ivshmem_msg_header) { 0 },
+                                    (char [1]) { 0 }, 1), 1);
+    ivshmem_msg_look_around(&one, is_connected, &connected);
+    CHECK_EQUAL(ivshmem_msg_poll(&one), 0);
+
+    /* its slot is free, and who takes it is not meant */
+    open_msg(b, &late, 4, IVSHMEM_MSG_ANY_SLOT, 9);
+    CHECK_EQUAL(late.slot, 1);
+    CHECK_EQUAL(late.former, -1);
+    CHECK_EQUAL(ivshmem_msg_poll(&one), 1 << 1);
+    CHECK_EQUAL(word(b, side_at(4, 0, 1) + 16), 0);
+    ivshmem_msg_poll(&late);
+    ivshmem_msg_poll(&one);
+    CHECK_EQUAL(one.peer[1].state, IVSHMEM_MSG_LINKED);
+    free_bench(b);
+}
+
+/* The server was started anew: it gives others ids, and they were gone. */
+TEST(who_is_back_under_another_id_has_not_left)
+{
+    struct bench *b = new_bench(64 << 10);
+    struct ivshmem_msg one, other;
+    uint32_t connected = 1u << 5 | 1u << 6;
+
+    open_msg(b, &one, 4, 0, 5);
+    open_msg(b, &other, 4, 1, 6);
+    ivshmem_msg_poll(&one);
+    ivshmem_msg_poll(&other);
+    ivshmem_msg_poll(&one);
+    ivshmem_msg_look_around(&one, is_connected, &connected);
+    connected = 0;
+    ivshmem_msg_look_around(&one, is_connected, &connected);
+    ivshmem_msg_poll(&one);
+    CHECK_EQUAL(one.peer[1].state, IVSHMEM_MSG_LEFT);
+    connected = 1u << 8;
+    ivshmem_msg_move(&other, 8);
+    ivshmem_msg_look_around(&one, is_connected, &connected);
+    CHECK_EQUAL(ivshmem_msg_poll(&one), 1 << 1);
+    CHECK_EQUAL(one.peer[1].state, IVSHMEM_MSG_LINKED);
+    CHECK_EQUAL(one.peer[1].doorbell, 8);
+    CHECK_EQUAL(word(b, side_at(4, 0, 1) + 16), 0);
+    free_bench(b);
+}
+
+/* What stands in an entry that nobody owns, or is in pieces, is nobody. */
+TEST(who_is_nobody_is_not_looked_for)
+{
+    struct bench *b = new_bench(64 << 10);
+    struct ivshmem_msg one, other;
+    uint32_t connected = 0;
+
+    open_msg(b, &one, 4, 0, 5);
+    open_msg(b, &other, 4, 1, 6);
+    ivshmem_msg_close(&other);
+    ivshmem_msg_look_around(&one, is_connected, &connected);
+    CHECK_EQUAL(one.peer[1].there + one.peer[1].gone, 0);
+    /* who has lost its slot says nothing for the new owner */
+    connected = 1u << 6;
+    open_msg(b, &other, 4, 1, 6);
+    ivshmem_msg_look_around(&one, is_connected, &connected);
+    open_msg(b, &other, 4, 0, 9);
+    connected = 0;
+    ivshmem_msg_look_around(&one, is_connected, &connected);
+    CHECK_EQUAL(word(b, side_at(4, 0, 1) + 16), 0);
+    free_bench(b);
+}
+
 TEST(other_layouts_are_noticed)
 {
     struct bench *b = new_bench(64 << 10);

@@ -20,6 +20,9 @@
  *   memory=N    the shared memory has N MiB, 4 by default, at most 256
  *   tick=N      look at device and memory each N ms too, at most 671
  *
+ * If the device has peer registers, a peer that ends without goodbye has left;
+ * with a changes-vector of 0 that is noticed at once.
+ *
  * Without tick there is no timer: the core sleeps until a doorbell wakes it.
  * It is needed where the server may end and come back: until all of us are
  * connected again, doorbells are lost, and our id may be another one
@@ -153,6 +156,12 @@ static void follow_id(void)
     }
 }
 
+static bool connected(void *opaque, uint32_t id)
+{
+    (void)opaque;
+    return ivshmem_flat_next_peer(&ivshmem, id) == id;
+}
+
 /* Say once that half of the messages have come, from all peers. */
 static void tell_half_way(void)
 {
@@ -223,6 +232,9 @@ int main(void)
         if (tick) {
             follow_id();
             tell_half_way();
+        }
+        if (ivshmem_flat_finds_peers(&ivshmem)) {
+            ivshmem_msg_look_around(&msg, connected, 0);
         }
         over = exchange_step(&exchange);
         ring_peers();
