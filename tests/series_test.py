@@ -299,7 +299,9 @@ class Overlay(unittest.TestCase):
                 if item in overlay['files']:
                     there[item] = []
                 for path, parts in overlay['edits'].get(item, {}).items():
-                    result[path] = sum((part[1] for part in parts), [])
+                    text = '\n'.join(sum((part[1] for part in parts), []))
+                    result[path] = self.patches.without_later(
+                        {path: text}, steps[number:])[path].splitlines()
             for path, before in there.items():
                 text = (ROOT / path).read_text(encoding='utf-8')
                 there[path] = self.patches.without_later(
@@ -341,7 +343,20 @@ class Overlay(unittest.TestCase):
                 [step.message.split('\n')[0] for step in steps[last + 1:]],
                 ['hw/core/sysbus-fdt: describe an ivshmem-flat that is not on '
                  'the bus', 'hw/core/platform-bus: say where else a shared '
-                 'memory may go'])
+                 'memory may go', 'hw/misc/ivshmem-flat: let a guest find its '
+                 'peers'])
+
+    def test_the_peer_registers_can_be_dropped(self):
+        """They are the last step, and nothing before has a word of them."""
+        words = ('peer-registers', 'peer_registers', 'changes-vector')
+        for version, steps, overlay in self.versions:
+            self.assertIn('hw/misc/ivshmem-flat-peer-registers.c',
+                          steps[-1].brings)
+            for step, files in zip(steps[:-1], self.added(steps, overlay)):
+                with self.subTest(version, step=step.brings):
+                    self.assertEqual(
+                        [(path, line) for path, lines in files.items()
+                         for line in lines if any(map(line.count, words))], [])
 
     def test_order(self):
         """As the cover letter says"""
