@@ -45,6 +45,7 @@
 #include "hw/misc/ivshmem-client.h"
 #include "hw/misc/ivshmem-flat-memory.h"
 #include "hw/misc/ivshmem-flat-peer-registers.h"
+#include "qapi/qapi-types-common.h"
 #include "qemu/notify.h"
 #include "qom/object.h"
 #include "system/iothread.h"
