@@ -19,6 +19,7 @@ FILES = ('hw/misc/ivshmem-client.c', 'hw/misc/ivshmem-peers.c',
          'hw/misc/ivshmem-flat.c', 'hw/misc/ivshmem-flat-board.c',
          'hw/misc/ivshmem-flat-plug.c', 'hw/misc/ivshmem-flat-info.c',
          'hw/misc/ivshmem-flat-memory.c', 'hw/misc/ivshmem-flat-user.c',
+         'hw/misc/ivshmem-flat-peer-registers.c',
          'hw/arm/mps2-ivshmem.c')
 EXPLANATIONS = Path(__file__).resolve().parent / 'uncovered.txt'
 
