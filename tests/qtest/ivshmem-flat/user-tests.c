@@ -7,12 +7,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "ivshmem-flat/framework.h"
-
-#define AT "x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x70000000"
-
-/* Who places a device wires it, too: this one has no interrupt. */
-#define USERS_MACHINE WIRED_MACHINE "," AT
+#include "ivshmem-flat/user-tests.h"
 
 /* The server is a good one, the properties are not. */
 static void test_user_refused(void)
