@@ -368,7 +368,7 @@ class Firmware(LabTest):
 
     def test_without_semihosting(self):
         """It says so in one line, and does nothing more."""
-        for name in ('bench', 'doorbell', 'exchange', 'icmsg'):
+        for name in ('doorbell', 'exchange', 'icmsg', 'rpmsg'):
             with self.subTest(name):
                 machine = self.lab.start('A', [
                     BIN / 'qemu-system-arm', '-machine', 'mps2-an500',

@@ -9,7 +9,7 @@ firmware in build/guest, and pytest.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-import importlib.util
+import functools
 import mmap
 import os
 import re
@@ -23,6 +23,16 @@ from pathlib import Path
 
 from lab_case import BIN, ROOT, CleanCase, LabCase
 from ivshmem_flat.words import words_of
+
+
+@functools.cache
+def python_with(*modules):
+    """This Python, or Debian's where this is another; None: neither has them"""
+    for python in sys.executable, '/usr/bin/python3':
+        if subprocess.run([python, '-c', f'import {", ".join(modules)}'],
+                          stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            return python
+    return None
 
 
 class Words(CleanCase):
@@ -60,7 +70,7 @@ class Fixtures(LabCase):
 
     def setUp(self):
         super().setUp()
-        if not importlib.util.find_spec('pytest'):
+        if not python_with('pytest'):
             self.skipTest('no pytest')
         # short, as sockets are below
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory(
@@ -70,11 +80,11 @@ class Fixtures(LabCase):
 
     def command(self, *words, package=ROOT / 'python/src',
                 plugin=('-p', 'ivshmem_flat.pytest_plugin'),
-                python=sys.executable):
+                python=None):
         return ['env', '-C', self.folder, '--default-signal=HUP',
                 '--default-signal=INT', f'TMPDIR={self.labs}',
                 f'PYTHONPATH={package}', 'PYTHONDONTWRITEBYTECODE=1',
-                python, '-m', 'pytest', '-p', 'no:cacheprovider',
+                python or python_with('pytest'), '-m', 'pytest', '-p', 'no:cacheprovider',
                 *plugin, *words]
 
     def pytest(self, *words, **kwargs):
@@ -114,9 +124,9 @@ class Fixtures(LabCase):
 
     def test_installed(self):
         """By pip, as a user does it; it brings the plugin with it."""
-        for module in ('ensurepip', 'setuptools', 'wheel'):
-            if not importlib.util.find_spec(module):
-                self.skipTest(f'no {module}')
+        python = python_with('ensurepip', 'pytest', 'setuptools', 'wheel')
+        if not python:
+            self.skipTest('no Python with ensurepip, pytest, setuptools, wheel')
         shutil.copytree(ROOT / 'python', self.folder / 'python',
                         ignore=shutil.ignore_patterns('__pycache__', 'build',
                                                       '*.egg-info'))
@@ -125,7 +135,7 @@ class Fixtures(LabCase):
         run = self.lab.start('sh', [
             'env', '-C', self.folder, f'TMPDIR={self.labs}', 'sh', '-ec',
             commands.replace('/tmp/venv', str(self.folder / 'venv'))
-            .replace('python3', sys.executable)])
+            .replace('python3', python)])
         self.wait_for_end(run)
         self.assertEqual(run.status, 0)
         test = self.write_test(
@@ -167,7 +177,7 @@ class Fixtures(LabCase):
         run = self.lab.start('sh', [
             'env', '-C', ROOT, f'TMPDIR={self.labs}',
             'PYTHONDONTWRITEBYTECODE=1', 'PYTEST_ADDOPTS=-p no:cacheprovider',
-            'sh', '-c', command.replace('python3', sys.executable)
+            'sh', '-c', command.replace('python3', python_with('pytest'))
             .replace('build/bin', str(BIN))])
         self.wait_for_end(run)
         self.assert_summary(run, 0, '8 passed')

@@ -11,7 +11,6 @@
 
 #include <stdint.h>
 
-#define SEMIHOSTING_SYS_ERRNO 0x13
 #define SEMIHOSTING_SYS_GET_CMDLINE 0x15
 #define SEMIHOSTING_SYS_EXIT_EXTENDED 0x20
 #define SEMIHOSTING_ADP_STOPPED_APPLICATION_EXIT 0x20026
@@ -23,12 +22,6 @@ static inline uint32_t semihosting_call(uint32_t operation, void *block)
 
     __asm__ volatile("bkpt 0xab" : "+r" (r0) : "r" (r1) : "memory");
     return r0;
-}
-
-/** semihosting_try: go to the fault handler now, if there is no semihosting */
-static inline void semihosting_try(void)
-{
-    semihosting_call(SEMIHOSTING_SYS_ERRNO, 0);
 }
 
 /** semihosting_exit: end QEMU with this exit status */

@@ -16,7 +16,6 @@ int main(void);
 void start(void)
 {
     console_init();
-    semihosting_try();
     semihosting_exit(main());
 }
 
