@@ -249,6 +249,8 @@ class Boards(MachineTest):
                        **kwargs):
         if machine.startswith('sx1'):
             options += ('-kernel', f'{firmware}/kernel')
+        if machine in ('boston-aia', 'xiangshan-kunminghu'):
+            options += ('-bios', f'{firmware}/kernel')
         return subprocess.run(
             [*self.arguments(program, machine, devices), '-audio', 'none',
              '-L', firmware, *options], text=True, stdout=subprocess.PIPE,

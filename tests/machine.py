@@ -101,6 +101,8 @@ class MachineTest(LabCase):
         if ('riscv' in str(program) and
                 machine not in ('opentitan', 'shakti_c')):  # have none
             arguments += ['-bios', 'none']      # it may not be installed
+        if machine == 'microchip-icicle-kit':
+            arguments += ['-kernel', __file__]  # from 11.1 on wants any
         for number, device in enumerate(devices):
             arguments += [
                 '-chardev', f'socket,id=s{number},path={self.lab.socket_path}',
