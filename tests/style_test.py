@@ -124,7 +124,7 @@ class Style(unittest.TestCase):
     def test_length_of_tests(self):
         """A file of tests has one theme, and can be read from end to end."""
         lengths = {path: text.count('\n') for path, text in our_files()
-                   if path.match('tests/*.py') or
+                   if path.match('tests/*.py') or path.match('tests/*.[ch]') or
                    path.parts[:2] in (('tests', 'qtest'), ('tests', 'unit'))}
         self.assertGreater(len(lengths), 30)
         self.assertEqual({str(path): length for path, length in lengths.items()
