@@ -387,6 +387,26 @@ static void test_no_interrupt(void)
     fake_free(srv);
 }
 
+/* A user who takes the device away may bring it back, with its registers. */
+static void test_realized_again(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+
+    fake_script_client(srv, 100);
+    qts = reconnecting_machine(srv, WIRED_MACHINE ON);
+    for (unsigned id = 101; id < 104; id++) {
+        set_realized(qts, false);
+        WAIT_UNTIL(is_hung_up(srv->conn));
+        fake_come_back(srv, id);
+        set_realized(qts, true);
+        g_assert_cmphex(qtest_readl(qts, FEATURES), ==, 1);
+        g_assert_cmphex(next(qts, 0), ==, NONE);
+    }
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 /* A server that is back gives ids anew, and CHANGES counts each time. */
 static void test_restart(void)
 {
@@ -839,6 +859,8 @@ void add_peer_registers_tests(void)
                    test_who_rings_is_there);
     qtest_add_func("/ivshmem-flat/peer-registers/no-interrupt",
                    test_no_interrupt);
+    qtest_add_func("/ivshmem-flat/peer-registers/realized-again",
+                   test_realized_again);
     qtest_add_func("/ivshmem-flat/peer-registers/restart", test_restart);
     qtest_add_func("/ivshmem-flat/peer-registers/server-gone",
                    test_server_gone);

@@ -45,6 +45,8 @@ static void test_user_refused(void)
           "shared memory: 0xffe00000-0x1001fffff is not what the" },
         { ",x-bus-address-iomem=0x100000000,x-bus-address-shmem=0x70000000",
           "registers: 0x100000000-0x1000000ff is not what the" },
+        { ",x-bus-address-iomem=here,x-bus-address-shmem=0x70000000",
+          "x-bus-address-iomem' expects" },
         { "," AT ",vectors=65", "vectors is 65, expected 1 to 64" },
         { "," AT ",x-irq-qompath=/machine/nothing",
           "x-irq-qompath: '/machine/nothing' does not exist" },
@@ -65,6 +67,26 @@ static void test_user_refused(void)
         fake_join(srv);
         fake_free(srv);
     }
+}
+
+/* All ones are no address: the board says where it goes, as without. */
+static void test_user_names_no_address(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+
+    fake_script_client(srv, OWN_ID);
+    qts = fake_machine_with(srv, WIRED_MACHINE
+                            ",x-bus-address-iomem=0xffffffffffffffff"
+                            ",x-bus-address-shmem=0xffffffffffffffff");
+    g_assert_cmphex(qtest_readl(qts, IVPOSITION), ==, OWN_ID);
+
+    assert_qmp_error(qtest_qmp(qts, "{ 'execute': 'qom-set', 'arguments': "
+                               "{ 'path': '" DEVICE "', 'property': "
+                               "'x-bus-address-shmem', 'value': 0 } }"),
+                     "after it was realized");
+    qtest_quit(qts);
+    fake_free(srv);
 }
 
 /* An output without a wire: that vector is off, the others are not. */
@@ -448,6 +470,8 @@ void add_user_tests(void)
 {
     qtest_add_func("/ivshmem-flat/user/refused", test_user_refused);
     qtest_add_func("/ivshmem-flat/user/help", test_user_help);
+    qtest_add_func("/ivshmem-flat/user/names-no-address",
+                   test_user_names_no_address);
     qtest_add_func("/ivshmem-flat/user/wires-one", test_user_wires_one);
     qtest_add_func("/ivshmem-flat/user/wires-none", test_user_wires_none);
     qtest_add_func("/ivshmem-flat/user/wires-none-and-is-told",
