@@ -341,7 +341,10 @@ class Later(CleanCase):
         self.assertGreaterEqual(self.machine.hits(), 1)
         self.machine.fail('', 0)
         self.check_well()
-        self.assertEqual(len(self.machine.fds()), len(self.fds) + fds)
+        # what the server has said last may have to be read yet
+        self.machine.wait_for(
+            lambda: len(self.machine.fds()) == len(self.fds) + fds,
+            f'{len(self.fds)} fds and {fds} more')
         self.assertEqual(self.machine.quit(), 0)
         self.assertRegex(self.machine.stderr(), stderr)
 
