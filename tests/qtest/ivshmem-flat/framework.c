@@ -800,6 +800,17 @@ void assert_refused(const char *expected, const char *fmt, ...)
     output_free(out);
 }
 
+void assert_properties_refused(const char *properties, const char *expected)
+{
+    FakeServer *srv = fake_new();
+
+    fake_script_client(srv, 0);
+    fake_start(srv);
+    assert_refused(expected, CHARDEV_AND_DEVICE, srv->path, properties);
+    fake_join(srv);
+    fake_free(srv);
+}
+
 char *wrap_qemu(FakeServer *srv, const char *command)
 {
     char *qemu = g_strdup(g_getenv("QTEST_QEMU_BINARY"));

@@ -401,6 +401,9 @@ void output_free(Output out);
 void assert_refused(const char *expected, const char *fmt, ...)
     G_GNUC_PRINTF(2, 3);
 
+/* The same for these, each behind a comma, where the server is a good one. */
+void assert_properties_refused(const char *properties, const char *expected);
+
 /*
  * Until unwrap_qemu(), QEMU is started by this shell command, in the place of
  * "exec". Returns what unwrap_qemu() wants.

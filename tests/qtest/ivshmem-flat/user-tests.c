@@ -58,14 +58,7 @@ static void test_user_refused(void)
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
-        FakeServer *srv = fake_new();
-
-        fake_script_client(srv, 0);
-        fake_start(srv);
-        assert_refused(cases[i].expected, CHARDEV_AND_DEVICE, srv->path,
-                       cases[i].properties);
-        fake_join(srv);
-        fake_free(srv);
+        assert_properties_refused(cases[i].properties, cases[i].expected);
     }
 }
 
