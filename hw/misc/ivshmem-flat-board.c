@@ -1,5 +1,5 @@
 /*
- * What a board has already, where the user puts an ivshmem-flat
+ * What a board has already, where an ivshmem-flat is to go
  *
  * Copyright (c) 2026 The ivshmem-flat authors
  *

@@ -7,26 +7,30 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "hw/core/hotplug.h"
 #include "hw/core/irq.h"
 #include "hw/core/sysbus.h"
 #include "hw/misc/ivshmem-flat.h"
+#include "hw/misc/ivshmem-flat-board.h"
 #include "hw/misc/ivshmem-flat-plug.h"
 #include "hw/misc/ivshmem-flat-user.h"
 
 #define TYPE_IVSHMEM_FLAT_PLUG "ivshmem-flat-plug"
 OBJECT_DECLARE_SIMPLE_TYPE(IvshmemFlatPlug, IVSHMEM_FLAT_PLUG)
 
+/* What a place has room for at least: the size is the server's to say, later */
+#define SHMEM_ROOM (4 * MiB)
+
 /* A machine's plug handler for ivshmem-flat, and for nothing else */
 struct IvshmemFlatPlug {
     Object parent_obj;
 
     const IvshmemFlatBoard *board;
-    unsigned taken;             /* places */
 };
 
-/* MachineClass: IvshmemFlatBoard */
+/* MachineClass: IvshmemFlatBoard; all that is handed to us is the machine */
 static GHashTable *ivshmem_flat_boards;
 
 static const IvshmemFlatBoard *ivshmem_flat_plug_board(MachineState *machine)
@@ -61,20 +65,35 @@ static HotplugHandler *ivshmem_flat_plug_get_handler(MachineState *machine,
     return HOTPLUG_HANDLER(plug);
 }
 
-/* The next place that no device has, or NULL */
-static const IvshmemFlatPlace *ivshmem_flat_plug_next(IvshmemFlatPlug *plug,
+static bool ivshmem_flat_plug_is_free(const IvshmemFlatPlace *place,
+                                      IvshmemFlat *s)
+{
+    return ivshmem_flat_board_check_range(DEVICE(s), "registers",
+                                          place->registers,
+                                          memory_region_size(&s->iomem),
+                                          NULL) &&
+           ivshmem_flat_board_check_range(DEVICE(s), "shared memory",
+                                          place->shmem, SHMEM_ROOM, NULL);
+}
+
+/* The first place where no device is, whoever has put it there; or NULL */
+static const IvshmemFlatPlace *ivshmem_flat_plug_find(IvshmemFlatPlug *plug,
+                                                      IvshmemFlat *s,
                                                       Error **errp)
 {
-    const IvshmemFlatPlace *place = &plug->board->places[plug->taken];
     ERRP_GUARD();
+    const IvshmemFlatPlace *places = plug->board->places;
+    unsigned n;
 
-    if (plug->taken == IVSHMEM_FLAT_PLUG_PLACES || !place->registers) {
-        error_setg(errp, "this board has places for %u ivshmem-flat, and all "
-                   "are taken", plug->taken);
-        ivshmem_flat_user_append_hint(errp);
-        return NULL;
+    for (n = 0; n < IVSHMEM_FLAT_PLUG_PLACES && places[n].registers; n++) {
+        if (ivshmem_flat_plug_is_free(&places[n], s)) {
+            return &places[n];
+        }
     }
-    return place;
+    error_setg(errp, "this board has places for %u ivshmem-flat, and all are "
+               "taken", n);
+    ivshmem_flat_user_append_hint(errp);
+    return NULL;
 }
 
 /*
@@ -128,7 +147,7 @@ static void ivshmem_flat_plug_pre_plug(HotplugHandler *handler,
     if (has_iomem && has_shmem) {
         return;
     }
-    place = ivshmem_flat_plug_next(plug, errp);
+    place = ivshmem_flat_plug_find(plug, s, errp);
     if (!place || !ivshmem_flat_plug_wire(s, plug->board->controller,
                                           place->inputs, errp)) {
         return;
@@ -139,7 +158,6 @@ static void ivshmem_flat_plug_pre_plug(HotplugHandler *handler,
     if (!has_shmem) {
         s->bus_address_shmem = place->shmem;
     }
-    plug->taken++;
 }
 
 void ivshmem_flat_plug_allow(MachineClass *mc, const IvshmemFlatBoard *board)

@@ -25,7 +25,8 @@
 /**
  * IvshmemFlatPlace: where one device goes
  * @registers: address of the 256 bytes of registers, aligned to their size
- * @shmem: address of the shared memory, aligned to 4 MiB or more
+ * @shmem: address of the shared memory, aligned to 4 MiB or more, and with room
+ *         for as much
  * @inputs: of the board's interrupt controller, those of vectors 0 to 3
  *
  * Nothing else of the board is at these addresses. The inputs are there on the
@@ -41,7 +42,7 @@ typedef struct IvshmemFlatPlace {
  * IvshmemFlatBoard: what a board has for ivshmem-flat
  * @controller: QOM path of the interrupt controller, whose children the inputs
  *              are
- * @places: in the order in which devices get them; one with @registers 0, if
+ * @places: a device gets the first one that is free; one with @registers 0, if
  *          there is one, ends them
  */
 typedef struct IvshmemFlatBoard {
@@ -54,8 +55,8 @@ typedef struct IvshmemFlatBoard {
  * @mc: the machine's class; classes that it is the parent of are meant, too
  * @board: is copied, but for @controller
  *
- * To be called from class_init. A device that has no addresses when it is
- * realized gets the next place, and the inputs of that place for the vectors
+ * To be called from class_init. A device that lacks an address when it is
+ * realized gets that of a place, and the inputs of that place for the vectors
  * that are not wired. This goes for one of the machine's own, too.
  *
  * Sets @mc's get_hotplug_handler, so the machine must have none of its own.

@@ -447,6 +447,36 @@ static void test_user_places_a_third_device(void)
     server_free(srv);
 }
 
+/* It may be one of the board's places: the next device gets the other one. */
+static void test_user_takes_a_place(void)
+{
+    static const char *const places[] = {
+        AT,
+        "x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x90000000",
+        "x-bus-address-iomem=0x50002000,x-bus-address-shmem=0x70200000",
+    };
+    Server *srv = server_new(1);
+    Output out;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
+        QTestState *qts = machine(srv->path, WIRED_MACHINE ",%s,'x-irq-qompath="
+                                  "/machine/armv7m/nvic/unnamed-gpio-in[14]'"
+                                  SECOND, places[i], srv->path);
+
+        check_input(qts, IOMEM2_OFFSET, 29);
+        qtest_writel(qts, SHMEM2, 0x12345678);
+        g_assert_cmphex(qtest_readl(qts, SHMEM2), ==, 0x12345678);
+        qtest_quit(qts);
+    }
+
+    out = run_qemu(NULL, "-chardev socket,id=ivshmem,path=%s "
+                   USERS_MACHINE SECOND THIRD, srv->path, srv->path, srv->path);
+    g_assert_nonnull(strstr(out.text, "this board has places for 2 "
+                            "ivshmem-flat, and all are taken\n"));
+    output_free(out);
+    server_free(srv);
+}
+
 static void test_user_help(void)
 {
     Output out = run_qemu(NULL, "-machine mps2-an385 "
@@ -478,6 +508,7 @@ void add_user_tests(void)
                    test_user_places_one_region);
     qtest_add_func("/ivshmem-flat/user/places-a-third-device",
                    test_user_places_a_third_device);
+    qtest_add_func("/ivshmem-flat/user/takes-a-place", test_user_takes_a_place);
     qtest_add_func("/ivshmem-flat/user/places-four-devices",
                    test_user_places_four_devices);
     qtest_add_func("/ivshmem-flat/user/places-two-in-one-place",
