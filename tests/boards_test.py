@@ -37,29 +37,35 @@ CONTROLLERS = {
 # the QEMU since which there are machines that the oldest lacks
 SINCE = {'max78000fthr': (10, 2), 'ast1040-evb': (11, 1),
          'ast1060-evb': (11, 1)}
-# How many interrupt inputs the chip has, by its manual or its vendor's header,
-# where that is less than the controller in QEMU has
+# How many interrupt inputs the chip has: one more than the highest number that a
+# header, a device tree or Zephyr's CONFIG_NUM_IRQS knows. A PLIC's 0 counts.
 CHIPS = {
-    'lm3s811evb': 30,           # 29 is the flash controller's
-    'lm3s6965evb': 43,          # Zephyr's CONFIG_NUM_IRQS
-    'mps2-an385': 32, 'mps2-an386': 32, 'mps2-an500': 32, 'mps2-an511': 32,
-    'mps2-an505': 124, 'mps2-an521': 124,           # 32 and 92
-    'mps3-an524': 128, 'mps3-an547': 128,
-    'musca-a': 96, 'musca-b1': 128,
-    'microbit': 26,             # nRF51: 25 is SWI5
-    'netduino2': 81,            # STM32F205: 80 is HASH_RNG
-    'netduinoplus2': 82, 'olimex-stm32-h405': 82,   # STM32F405: 81 is FPU
-    'stm32vldiscovery': 56,     # STM32F100xB: 55 is TIM7
-    'b-l475e-iot01a': 82,       # STM32L475: 81 is FPU
-    'emcraft-sf2': 81,          # SmartFusion2
-    'max78000fthr': 119,        # Zephyr's CONFIG_NUM_IRQS
-    'ast1030-evb': 240, 'ast1040-evb': 240, 'ast1060-evb': 240,     # likewise
-    'mps3-an536': 96,           # SPIs
-    'xilinx-zynq-a9': 64,       # SPIs
-    'sifive_e': 53,             # FE310: 52 is I2C
-    'sifive_u': 54,             # FU540: 53 is Ethernet
-    'opentitan': 180, 'shakti_c': 28,
-    'microchip-icicle-kit': 187,
+    'lm3s811evb': 30,           # LM3S811's hw_ints.h: 29 is the flash
+    'lm3s6965evb': 43,          # Zephyr
+    # CMSDK_CM3.h: 31 is a pin of GPIO 0
+    'mps2-an385': 32, 'mps2-an386': 32, 'mps2-an500': 32,
+    'mps2-an511': 64,           # nobody but QEMU
+    'mps2-an505': 124, 'mps2-an521': 124,   # TF-M: 123 is a pin of GPIO 3
+    'mps3-an524': 128,          # TF-M: 127 is HDLCD
+    'mps3-an547': 128,          # Zephyr
+    'musca-a': 96,              # Zephyr, of another Musca; TF-M knows 77 of them
+    'musca-b1': 128,            # TF-M
+    'microbit': 26,             # nRF51, Zephyr: 25 is SWI5
+    'netduino2': 81,            # stm32f205xx.h: 80 is RNG
+    'netduinoplus2': 82, 'olimex-stm32-h405': 82,   # stm32f405xx.h: 81 is FPU
+    'stm32vldiscovery': 56,     # stm32f100xb.h: 55 is TIM7
+    'b-l475e-iot01a': 82,       # stm32l475xx.h: 81 is FPU
+    'emcraft-sf2': 82,          # Emcraft's Linux: 50 to 81 are pins of GPIO
+    'max78000fthr': 104,        # max78000.h: 103 is LPCMP
+    'ast1030-evb': 240, 'ast1060-evb': 240,         # Aspeed's Zephyr
+    'ast1040-evb': 240,         # what a Cortex-M4 can have; QEMU has 256
+    'mps3-an536': 96,           # SPIs; nobody but QEMU
+    'xilinx-zynq-a9': 64,       # SPIs; nobody but QEMU
+    'sifive_e': 53,             # Zephyr's FE310: 52 is I2C
+    'sifive_u': 54,             # Linux's FU540: 53 is Ethernet
+    'opentitan': 185,           # top_earlgrey.h, of the commit that QEMU names
+    'shakti_c': 28,             # nobody but QEMU
+    'microchip-icicle-kit': 187,        # Linux: riscv,ndev is 186
 }
 # Secure code alone may set the GIC's inputs to edges, and qtest's is not.
 SECURE = {'xilinx-zynq-a9'}
