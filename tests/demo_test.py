@@ -18,6 +18,8 @@ from pathlib import Path
 
 from lab_case import BIN, ROOT, LabCase
 from ivshmem_flat.machines import cortex_m
+from machine import Monitor
+from registers_test import listen
 from tree import FIRMWARE
 
 FOR_EVER = 10 ** 9  # messages
@@ -366,19 +368,49 @@ class Firmware(LabTest):
                                     'to 7, crc=0 or 1, memory=1 to 256, tick=0 '
                                     'to 671'])
 
+    def start_alone(self, name, *options):
+        """Start firmware without what it needs."""
+        return self.lab.start(name, [
+            BIN / 'qemu-system-arm', '-machine', 'mps2-an500', '-nographic',
+            '-kernel', FIRMWARE.with_name(f'{name}-mps2.elf'), *options])
+
+    def check_says_and_sleeps(self, name, line):
+        """It says this line, and then is in WFI for ever."""
+        folder = self.enterContext(
+            tempfile.TemporaryDirectory(prefix='ivshmem-test-'))
+        listener = listen(self, f'{folder}/qmp')
+        machine = self.start_alone(name, '-qmp', f'unix:{folder}/qmp')
+        monitor = Monitor(self, listener)
+
+        def ask(command):
+            return monitor.execute('human-monitor-command',
+                                   **{'command-line': command})
+
+        def is_asleep():
+            next_one = re.search('R15=([0-9a-f]+)', ask('info registers'))[1]
+            return '0xbf30' in ask(f'xp /1hx {int(next_one, 16) - 2:#x}')
+        self.eventually(is_asleep, f'{name} to sleep')
+        machine.kill()
+        self.wait_for_end(machine)
+        self.assertEqual(machine.lines, [line])
+
     def test_without_semihosting(self):
-        """It says so in one line, and does nothing more."""
         for name in ('doorbell', 'exchange', 'icmsg', 'rpmsg'):
             with self.subTest(name):
-                machine = self.lab.start('A', [
-                    BIN / 'qemu-system-arm', '-machine', 'mps2-an500',
-                    '-nographic', '-kernel',
-                    FIRMWARE.with_name(f'{name}-mps2.elf')])
-                self.lab.wait_for_line(machine, 'semihosting')
-                machine.kill()
+                self.check_says_and_sleeps(
+                    name, 'semihosting is off, expected QEMU with -semihosting')
+
+    def test_without_a_device(self):
+        """The one needs -semihosting, which ends QEMU, the other does not."""
+        line = 'there is no ivshmem-flat device at 0x50000000'
+        for name in ('doorbell', 'exchange'):
+            with self.subTest(name):
+                machine = self.start_alone(name, '-semihosting')
                 self.wait_for_end(machine)
-                self.assertEqual(machine.lines, [
-                    'semihosting is off, expected QEMU with -semihosting'])
+                self.assertEqual((machine.status, machine.lines), (3, [line]))
+        for name in ('bench', 'echo'):
+            with self.subTest(name):
+                self.check_says_and_sleeps(name, line)
 
     def test_ids_are_exchanged_by_a_restart_of_the_server(self):
         command = self.lab.server_command(BIN, '-n', '4', restarts=True)

@@ -26,6 +26,8 @@ extern "C" {
 #define SYST_CVR CORTEX_M_REGISTER(0xe000e018u)
 #define SYST_MAX_CYCLES (1u << 24)
 #define NVIC_ISER(n) CORTEX_M_REGISTER(0xe000e100u + 4 * (n))
+#define SCB_SHCSR CORTEX_M_REGISTER(0xe000ed24u)
+#define SCB_SHCSR_FAULTS (7u << 16)     /* MemManage, BusFault, UsageFault */
 #define SCB_CFSR CORTEX_M_REGISTER(0xe000ed28u)
 #define SCB_CFSR_BFARVALID (1u << 15)
 #define SCB_HFSR CORTEX_M_REGISTER(0xe000ed2cu)
