@@ -22,6 +22,13 @@ static size_t make_message(uint8_t *bytes, uint32_t number)
     return length;
 }
 
+/* All that is for this peer has come back. */
+static bool complete(const struct talk *talk)
+{
+    return talk->messages && talk->good + talk->wrong >=
+                             talk->messages * (talk->served + 1);
+}
+
 /* Are we bound? Say when that changes. */
 static bool bound(struct talk *talk)
 {
@@ -35,7 +42,10 @@ static bool bound(struct talk *talk)
         return true;
     case TALK_LEFT:
         talk->say("the peer has left\n");
-        if (!talk->messages) {
+        if (!talk->messages ||
+            (complete(talk) && talk->served < talk->more)) {
+            talk->state = TALK_WAITING;
+            talk->served++;
             talk->bound = false;
             talk->waiting = false;
             talk->pending = 0;
@@ -54,8 +64,8 @@ static bool bound(struct talk *talk)
 static bool over(const struct talk *talk)
 {
     return talk->state == TALK_DEAD ||
-           (talk->messages && (talk->state == TALK_LEFT ||
-                               talk->good + talk->wrong >= talk->messages));
+           (talk->messages && talk->state == TALK_LEFT) ||
+           (complete(talk) && talk->served == talk->more);
 }
 
 /* What came is what we have sent, or is to be sent back. */
@@ -73,6 +83,10 @@ static void take_message(struct talk *talk, size_t length)
         talk->wrong++;
     }
     talk->waiting = false;
+    if (complete(talk) && talk->served < talk->more) {
+        talk->say("all came back: %u more peers to ask\n",
+                  (unsigned)(talk->more - talk->served));
+    }
 }
 
 bool talk_step(struct talk *talk)
@@ -81,7 +95,8 @@ bool talk_step(struct talk *talk)
 
     talk->idle = true;
     while (bound(talk) && !over(talk)) {
-        if (talk->messages && !talk->waiting && !talk->pending) {
+        if (talk->messages && !talk->waiting && !talk->pending &&
+            !complete(talk)) {
             talk->pending = make_message(talk->buffer,
                                          talk->good + talk->wrong);
         }
@@ -109,6 +124,6 @@ bool talk_verdict(const struct talk *talk)
 {
     talk->say("%u messages came back, %u wrong\n", (unsigned)talk->good,
               (unsigned)talk->wrong);
-    return talk->good == talk->messages && !talk->wrong &&
+    return talk->good == talk->messages * (talk->more + 1) && !talk->wrong &&
            talk->state != TALK_DEAD;
 }

@@ -62,12 +62,13 @@ struct talk_protocol {
 /**
  * struct talk: one side; a part of what the protocol needs
  *
- * Owned by the caller, who sets protocol, messages and say, opens and closes
- * it.
+ * Owned by the caller, who sets protocol, messages, more and say, opens and
+ * closes it.
  */
 struct talk {
     const struct talk_protocol *protocol;
     uint32_t messages;      /* to be sent; 0: send back what comes */
+    uint32_t more;          /* peers to send them to, too, one after the other */
     /** printf for a line of text, of which %u and %s are used */
     void (*say)(const char *format, ...)
         __attribute__((format(printf, 1, 2)));
@@ -75,6 +76,7 @@ struct talk {
     bool bound;
     bool waiting;           /* for what we have sent to come back */
     enum talk_state state;
+    uint32_t served;        /* peers that had theirs, and have left */
     uint32_t good;          /* have come back */
     uint32_t wrong;         /* something else came */
     size_t pending;         /* bytes in the buffer, to be sent */
@@ -88,8 +90,8 @@ struct talk {
  * and if it has left talk->idle set, sleep until the own doorbell rings.
  *
  * Returns true when there is no more to do: all messages have come back, or
- * the peer is not to be listened to. Who sends messages back waits for another
- * peer when one has left.
+ * the peer is not to be listened to. Who sends messages back, or has them for
+ * more peers, waits for another one when one has left.
  */
 bool talk_step(struct talk *talk);
 

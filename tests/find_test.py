@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Machines that find each other, with no id in firmware or on a command line.
 
-The device has peer registers, and the firmware walks over them. Whatever of
-the two is started or started anew, and in which order, they talk. The server
-stays, so that ids grow with each start.
+The device has peer registers, and the firmware walks over them. Whichever of
+the two is started or started anew, and in which order, they talk, and all that
+the one asks comes back from the other. The server stays, so that ids grow with
+each start.
 
 STARTS=N in the environment says how often (default 20). Needs qemu-system-arm
 and ivshmem-server in build/bin (or $BUILD/bin) and what is in build/guest.
@@ -40,16 +41,17 @@ class Find(LabCase):
         self.lab.wait_for_line(echo, 'is there for all')
         return echo
 
-    def start_asker(self, on_board):
-        asker = self.start('asker', f'messages={MESSAGES} sessions=1 tx=4096 '
-                           'rx=0', on_board)
+    def start_asker(self, on_board, more=0):
+        asker = self.start('asker', f'messages={MESSAGES} more={more} '
+                           'sessions=1 tx=4096 rx=0', on_board)
         self.lab.wait_for_line(asker, 'is there for all')
         return asker
 
-    def wait_for_asker(self, asker):
+    def wait_for_asker(self, asker, more=0):
         self.wait_for_end(asker)
         self.assertEqual((asker.status, asker.lines[-1]), (0, 'passed'))
-        self.assertIn(f'{MESSAGES} messages came back, 0 wrong', asker.lines)
+        self.assertIn(f'{(1 + more) * MESSAGES} messages came back, '
+                      '0 wrong', asker.lines)
 
     def stop(self, machine):
         machine.kill()
@@ -70,12 +72,24 @@ class Find(LabCase):
     def test_asker_is_there_first(self):
         self.start_pairs('asker', 'echo')
 
-    def test_echo_stays(self):
+    def test_asker_is_restarted(self):
+        """It leaves with a goodbye, and the echo waits for the next."""
         self.lab.start_server(self.lab.server_command(BIN))
         echo = self.start_echo(on_board=True)
-        for _ in range(STARTS):
-            self.wait_for_asker(self.start_asker(on_board=False))
+        for number in range(STARTS):
+            self.wait_for_asker(self.start_asker(on_board=bool(number & 1)))
         self.stop(echo)
+
+    def test_echo_is_restarted(self):
+        """It is killed, and the asker asks the next."""
+        self.lab.start_server(self.lab.server_command(BIN))
+        asker = self.start_asker(on_board=True, more=STARTS)
+        for more in range(STARTS, 0, -1):
+            echo = self.start_echo(on_board=bool(more & 1))
+            self.lab.wait_for_line(asker, f': {more} more peers')
+            self.stop(echo)
+        self.start_echo(on_board=False)
+        self.wait_for_asker(asker, STARTS)
 
     def start_exchange(self, name, words):
         return self.lab.start(name, [

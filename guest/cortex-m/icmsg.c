@@ -17,6 +17,8 @@
  *                       ../icmsg_talk.h for what they are otherwise
  *   align=N             their alignment
  *   sessions=1          peers may leave and come back
+ *   more=N              with sessions: send messages to so many peers more, to
+ *                       each when the one before has left
  */
 
 #include "board.h"

@@ -63,6 +63,7 @@ int talk_main(struct talk *talk, const char *line)
     bool over, good;
 
     talk->messages = option(line, " messages=", 0);
+    talk->more = option(line, " more=", 0);
     talk->say = print;
     ivshmem_flat_init(&ivshmem, BOARD_IVSHMEM_REGISTERS);
     nvic_enable(inputs[0]);
