@@ -793,9 +793,9 @@ static void test_flood(void)
 }
 
 /*
- * As many peers as there can be, or as the host lets QEMU have: each is found,
- * in the time that the last line tells. All have one eventfd, of which QEMU
- * gets a copy for each.
+ * As many peers as there can be, or as the host lets QEMU have: each is found.
+ * The last line tells how many they were, and in what time. All have one
+ * eventfd, of which QEMU gets a copy for each.
  */
 static void test_many_peers(void)
 {
@@ -827,7 +827,9 @@ static void test_many_peers(void)
         g_assert_cmpint(id, ==, UINT16_MAX - npeers + 1 + n);
         n++;
     }
-    g_test_message("walk over %u peers by qtest: %" PRId64 " ms", n,
+    g_test_message("walk over %u of %u possible peers (hard limit of open "
+                   "files: %" PRIu64 ") by qtest: %" PRId64 " ms", n,
+                   UINT16_MAX, (uint64_t)more.rlim_cur,
                    (int64_t)(g_get_monotonic_time() - begin) / 1000);
     g_assert_cmpint(n, ==, npeers);
     qtest_quit(qts);
