@@ -164,6 +164,7 @@ int ivshmem_rpmsg_layout_lite(struct ivshmem_rpmsg_layout *layout, size_t size,
         .align = align,
         .count = count,
         .returned = true,
+        .ring_always = true,
     };
     return 0;
 }
@@ -327,7 +328,8 @@ static void give(struct ivshmem_rpmsg *rpmsg, struct ivshmem_rpmsg_vring *vring,
     release16(mine + INDEX, vring->given);
     /* it looks at the index after it has asked for a doorbell */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (!(get16(theirs + FLAGS) & F_NO_DOORBELL)) {
+    if (!(get16(theirs + FLAGS) & F_NO_DOORBELL) ||
+        (vring == &rpmsg->out && c->layout.ring_always)) {
         rpmsg->due = true;
     }
 }

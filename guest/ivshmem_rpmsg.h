@@ -121,6 +121,8 @@ struct ivshmem_rpmsg_layout {
                                most 32768 */
     bool returned;          /* vring 1 begins as if all its buffers had been
                                used, and had come back */
+    bool ring_always;       /* for each message, also one for which the other
+                               side's flags ask for no doorbell */
 };
 
 /**
@@ -201,7 +203,8 @@ int ivshmem_rpmsg_layout_zephyr(struct ivshmem_rpmsg_layout *layout,
  * @vring_size: VRING_SIZE of its platform
  * @align: VRING_ALIGN of its platform
  *
- * Vring 0 comes first, then vring 1, then the buffers. There is no status.
+ * Vring 0 comes first, then vring 1, then the buffers. There is no status. Its
+ * host (master) asks for no doorbell in both vrings, and yet waits for them.
  *
  * Returns 0, or IVSHMEM_RPMSG_BAD_MEMORY if that does not fit.
  */

@@ -409,6 +409,33 @@ TEST(lite)
     free_bench(b);
 }
 
+/* rpmsg-lite's master sets this flag in both vrings, and clears neither. */
+TEST(lite_is_rung_though_it_asks_for_no_doorbell)
+{
+    struct bench *b = new_bench(0x4000);
+    uint8_t *avail[2] = { b->region + 16 * 16, b->region + 0x400 + 16 * 16 };
+
+    CHECK_EQUAL(ivshmem_rpmsg_layout_lite(&b->layout, b->size, 256, 16, 0x400,
+                                          16), 0);
+    open_side(b, HOST);
+    set16(avail[0], 1);
+    set16(avail[1], 1);
+    open_side(b, REMOTE);
+    CHECK_EQUAL(ivshmem_rpmsg_add(&b->side[HOST], "endpoint"), 0);
+    CHECK_EQUAL(ivshmem_rpmsg_add(&b->side[REMOTE], "endpoint"), 0);
+    CHECK(ivshmem_rpmsg_doorbell(&b->side[REMOTE]));    /* announced */
+    ivshmem_rpmsg_poll(&b->side[HOST]);
+    settle(b);
+    CHECK_EQUAL(send_text(b, REMOTE, 0, "to the master"), 0);
+    CHECK(ivshmem_rpmsg_doorbell(&b->side[REMOTE]));
+    expect_text(b, HOST, 0, "to the master");
+    /* a buffer that comes back is no message */
+    CHECK_EQUAL(send_text(b, HOST, 0, "to the remote"), 0);
+    expect_text(b, REMOTE, 0, "to the remote");
+    CHECK(!ivshmem_rpmsg_doorbell(&b->side[REMOTE]));
+    free_bench(b);
+}
+
 TEST(endpoints_and_names)
 {
     struct bench *b = new_zephyr_bench(0x8000, 128);
