@@ -9,6 +9,7 @@ QEMU_SRC ?=
 # ANY_VERSION=1: try QEMU_SRC even if its version is not known here
 ANY_VERSION ?=
 # FLAVOUR=sanitize: with sanitizers, coverage and fuzzers
+# FLAVOUR=fuzz: the fuzzers without sanitizers
 # FLAVOUR=thread: with ThreadSanitizer
 # FLAVOUR=arm: for arm and aarch64 alone
 # FLAVOUR=full: with network in user mode, VNC and -sandbox; install takes it
@@ -92,7 +93,7 @@ coverage: ## run all tests under sanitizers, show what they execute of our C
 	@$(MAKE) check FLAVOUR=sanitize
 
 fuzz: FLAVOUR = sanitize
-fuzz: ## run both fuzzers, each for SECONDS=60
+fuzz: ## run both fuzzers, each for SECONDS=60; also with FLAVOUR=fuzz
 	@tools/deps qemu sanitize
 	@tools/build-qemu
 	@tools/fuzz --seconds=$(SECONDS)
@@ -111,7 +112,7 @@ deps: ## install the Debian packages that are missing
 	@tools/deps qemu firmware linux micropython bench check
 
 qemu: ## fetch QEMU, lay the overlay over it, build it
-	@tools/deps qemu $(if $(filter clang sanitize thread,$(FLAVOUR)),sanitize) \
+	@tools/deps qemu $(if $(filter clang sanitize fuzz thread,$(FLAVOUR)),sanitize) \
 		$(filter full,$(FLAVOUR))
 	@tools/build-qemu
 
