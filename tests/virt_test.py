@@ -113,6 +113,17 @@ class VirtTest(MachineTest):
 
 class Nodes(VirtTest):
 
+    def test_trace_of_the_place(self):
+        for machine, (_, base, *_) in MACHINES.items():
+            with self.subTest(machine), tempfile.NamedTemporaryFile(
+                    'r', prefix='ivshmem-test-', encoding='utf-8') as log:
+                node, = self.nodes(machine, '', options=(
+                    '-trace', 'ivshmem_flat_place', '-D', log.name)).values()
+                registers, _, memory, size = cells(node['reg'])
+                self.assertIn(
+                    f': registers at {base + registers:#x}, shared memory at '
+                    f'{base + memory:#x} of {size} bytes\n', log.read())
+
     def test_two_devices_with_four_vectors(self):
         """In all: 64 lines on arm, 32 on riscv."""
         for machine, (_, base, first, _, specify) in MACHINES.items():

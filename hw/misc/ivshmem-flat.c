@@ -83,6 +83,17 @@ static void ivshmem_flat_interrupt(void *opaque, unsigned vector)
     }
 }
 
+/* The bus knows none of what is on a platform bus, within its region. */
+static hwaddr ivshmem_flat_address(const MemoryRegion *mr)
+{
+    hwaddr address = 0;
+
+    for (; mr; mr = mr->container) {
+        address += mr->addr;
+    }
+    return address;
+}
+
 /* An output without a wire is off. */
 static void ivshmem_flat_machine_done(Notifier *notifier, void *data)
 {
@@ -91,7 +102,8 @@ static void ivshmem_flat_machine_done(Notifier *notifier, void *data)
     g_autofree char *path = object_get_canonical_path(OBJECT(s));
     g_autoptr(GString) off = g_string_new(NULL);
 
-    trace_ivshmem_flat_place(path, sbd->mmio[0].addr, sbd->mmio[1].addr,
+    trace_ivshmem_flat_place(path, ivshmem_flat_address(&s->iomem),
+                             ivshmem_flat_address(&s->shmem),
                              memory_region_size(&s->shmem));
     for (unsigned i = 0; i < s->vectors; i++) {
         qemu_irq input = sysbus_get_connected_irq(sbd, i);
