@@ -149,6 +149,10 @@ class Fixtures(LabCase):
         self.assert_summary(run, 0, '1 passed')
         self.assertRegex('\n'.join(run.lines),
                          f'\n{self.folder}/venv/.*/ivshmem_flat/__init__.py')
+        # beside the sources is the package's description now
+        run = self.run_pytest(*self.with_bin(test),
+                              package=self.folder / 'python/src')
+        self.assert_summary(run, 0, '1 passed')
 
     def test_page(self):
         """The tests in docs/testing-firmware.md."""
