@@ -96,6 +96,15 @@ class Fixtures(LabCase):
         self.assertEqual(os.listdir(self.labs), [])
         return run
 
+    def run_sh(self, folder, commands):
+        """What is pasted from the page, with this package nowhere else."""
+        run = self.lab.start('sh', [
+            'env', '-C', folder, '-u', 'PYTHONPATH', f'TMPDIR={self.labs}',
+            'PYTHONDONTWRITEBYTECODE=1', 'PYTEST_ADDOPTS=-p no:cacheprovider',
+            'sh', '-ec', commands])
+        self.wait_for_end(run)
+        return run
+
     def write_test(self, text):
         path = self.folder / 'test_it.py'
         path.write_text('import pytest\n' + text.replace('BOARD', self.BOARD))
@@ -131,12 +140,10 @@ class Fixtures(LabCase):
                         ignore=shutil.ignore_patterns('__pycache__', 'build',
                                                       '*.egg-info'))
         page = (ROOT / 'docs/testing-firmware.md').read_text()
-        commands, = re.findall(r'\n\n(    python3 -m venv .*\n.*\n)', page)
-        run = self.lab.start('sh', [
-            'env', '-C', self.folder, f'TMPDIR={self.labs}', 'sh', '-ec',
-            commands.replace('/tmp/venv', str(self.folder / 'venv'))
-            .replace('python3', python)])
-        self.wait_for_end(run)
+        commands, = re.findall(r'\n\n(    \S+ -m venv .*\n.*\n)', page)
+        venv = str(self.folder / 'venv')
+        run = self.run_sh(self.folder, commands.replace('/tmp/venv', venv)
+                          .replace('/usr/bin/python3', python))
         self.assertEqual(run.status, 0)
         test = self.write_test(
             'import ivshmem_flat.icmsg, ivshmem_flat.machines\n'
@@ -144,11 +151,13 @@ class Fixtures(LabCase):
             '    ivshmem_machine(BOARD)\n'
             '    ivshmem_messages.link(30)\n'
             '    print(ivshmem_flat.__file__)\n')
-        run = self.run_pytest(*self.with_bin('-rP', test), package='',
-                              plugin=(), python=self.folder / 'venv/bin/python')
+        command, = re.findall(r'\n\n    (/tmp/venv/bin/\S+ -m pytest .*)\n', page)
+        run = self.run_sh(self.folder, command.replace('/tmp/venv', venv)
+                          .replace('build/bin', str(BIN))
+                          .replace('test_mine.py test_hello.py', f'-rP {test}'))
         self.assert_summary(run, 0, '1 passed')
         self.assertRegex('\n'.join(run.lines),
-                         f'\n{self.folder}/venv/.*/ivshmem_flat/__init__.py')
+                         f'\n{venv}/.*/ivshmem_flat/__init__.py')
         # beside the sources is the package's description now
         run = self.run_pytest(*self.with_bin(test),
                               package=self.folder / 'python/src')
@@ -167,7 +176,7 @@ class Fixtures(LabCase):
             (self.folder / name).write_text(text.replace(
                 'build/guest/hello', f'{self.folder}/hello').replace(
                 'build/guest', f'{ROOT}/build/guest'))
-        command, = re.findall(r'\n\n    pytest (.*)\n', page)
+        command, = re.findall(r'\n\n    \S+ -m pytest (.*)\n', page)
         self.assertEqual(command,
                          '--ivshmem-bin=build/bin test_mine.py test_hello.py')
         run = self.run_pytest(*command.replace('build/bin', str(BIN)).split(),
@@ -178,12 +187,8 @@ class Fixtures(LabCase):
         """Its command, from the repository's root."""
         page = (ROOT / 'docs/testing-firmware.md').read_text()
         command, = re.findall(r'\n\n    (PYTHONPATH=.*\n.*)\n', page)
-        run = self.lab.start('sh', [
-            'env', '-C', ROOT, f'TMPDIR={self.labs}',
-            'PYTHONDONTWRITEBYTECODE=1', 'PYTEST_ADDOPTS=-p no:cacheprovider',
-            'sh', '-c', command.replace('python3', python_with('pytest'))
-            .replace('build/bin', str(BIN))])
-        self.wait_for_end(run)
+        run = self.run_sh(ROOT, command.replace('build/bin', str(BIN))
+                          .replace('/usr/bin/python3', python_with('pytest')))
         self.assert_summary(run, 0, '8 passed')
 
     def test_program_on_path_and_in_configuration(self):
