@@ -270,6 +270,19 @@ class Page(HelloCase):
             self.assertRegex(section + ' lm3s6965evb (M3)',
                              rf'\b{board}\b[^()]*\((?:Cortex-)?{core}\)')
 
+    def test_directory_of_your_own(self):
+        commands, = self.blocks('## What to take into your project')
+        mine = self.out / 'mine'
+        subprocess.run(['bash', '-ec', commands.replace('/tmp/mine', str(mine))],
+                       cwd=ROOT, stdin=subprocess.DEVNULL, check=True)
+        self.start_server()
+        with Peer(self.lab.socket_path) as peer:
+            peer.words[QUESTION], peer.words[PEER] = 41, peer.id + 1
+            # of two -kernel, QEMU takes the last
+            self.start('lm3s6965evb', options=['-kernel', mine / 'hello.elf'])
+            self.assertEqual(peer.wait(timeout=self.deadline), {0})
+            self.assertEqual(peer.words[ANSWER], 42)
+
     def test_mpu(self):
         """Unprivileged code with these regions, and with one of them less."""
         self.start_server()
