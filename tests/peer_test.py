@@ -616,6 +616,14 @@ class FakeServer(unittest.TestCase):
         with self.assertRaisesRegex(ServerError, 'did not send our id'):
             self.connect_python([0], close=False, timeout=0.2)
 
+    def test_nobody_listens(self):
+        """The error names the socket, whether it is there or not."""
+        for path in (f'{self.path}-else', self.path):
+            with self.assertRaises(OSError) as caught:
+                Peer(path)
+            self.assertIn(repr(path), str(caught.exception))
+            self.listener.close()
+
     def test_server_without_vectors(self):
         with self.connect_python([0, 5, (-1, self.memory(8192))],
                                  close=False) as peer:

@@ -57,7 +57,7 @@ class Peer:
         self._message = b''     # one that is not complete yet
         self._socket = socket.socket(socket.AF_UNIX)
         try:
-            self._socket.connect(os.fspath(path))
+            self._connect(os.fspath(path))
             self._greet(time.monotonic() + timeout)
             # Who is there already comes next, and then our own vectors.
             while self.server and self._readable(self.QUIET):
@@ -73,6 +73,14 @@ class Peer:
 
     def __exit__(self, *_):
         self.close()
+
+    def _connect(self, path):
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            if error.errno:         # else it says what is wrong with the path
+                error.filename = path
+            raise
 
     @property
     def vectors(self):
