@@ -102,8 +102,12 @@ full:
 	@$(MAKE) FLAVOUR=full qemu
 
 install: FLAVOUR = full
-install: qemu ## build QEMU with more features, install it in PREFIX=/usr/local
+install: can-install qemu ## build QEMU with more features, install it in PREFIX=/usr/local
 	@tools/install install
+
+# before a build that takes long
+can-install:
+	@tools/install check
 
 uninstall: ## take away what install has put in PREFIX=/usr/local
 	@tools/install uninstall

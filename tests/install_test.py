@@ -98,12 +98,24 @@ class Install(LabCase):
                 self.assertTrue(victim.exists())
 
     def test_bad_requests(self):
-        self.check_refused(self.run_tool('remove'), "'remove', expected install")
-        self.check_refused(self.run_tool('install', PREFIX='here'),
-                           'PREFIX=here, expected an absolute path')
+        self.check_refused(self.run_tool('remove'), "'remove', expected check")
+        for action in ('check', 'install'):
+            self.check_refused(self.run_tool(action, PREFIX='here'),
+                               'PREFIX=here, expected an absolute path')
         self.check_refused(self.run_tool('install', build='/none'),
                            'qemu-system-arm is missing')
         self.assertEqual(os.listdir(self.destdir), [])
+
+    def test_is_refused_before_it_is_built(self):
+        run = self.run_tool('check')
+        self.assertEqual((run.returncode, run.stderr), (0, ''))
+        self.assertEqual(os.listdir(self.destdir), [])
+        Path(self.destdir, 'opt').touch()
+        self.check_refused(self.run_tool('check'),
+                           f'cannot write to {self.prefix}')
+        said = subprocess.run(['make', '-C', ROOT, '-n', 'install'], text=True,
+                              stdout=subprocess.PIPE, check=True).stdout
+        self.assertRegex(said, r'tools/install check\n(.*\n)*tools/build-qemu')
 
     def test_python_finds_its_package(self):
         self.install()
