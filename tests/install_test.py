@@ -9,6 +9,7 @@ unless it is set. What FLAVOUR=full has beside, only build/10.0-full can show.
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -63,7 +64,7 @@ class Install(LabCase):
                      'bin/ivshmem-server', 'include/ivshmem/ivshmem_flat.h',
                      'include/ivshmem/ivshmem_msg.h',
                      'share/ivshmem-flat/guest/ivshmem_msg.c',
-                     'share/doc/ivshmem-flat/ivshmem-flat.rst'):
+                     'share/doc/ivshmem-flat/docs/tools.md'):
             self.assertIn(path, listed)
 
     def test_uninstall_leaves_what_is_not_ours(self):
@@ -126,6 +127,17 @@ class Install(LabCase):
             env={'PYTHONPATH':
                  str(self.prefix / 'share/ivshmem-flat/python')})
         self.assertTrue(run.stdout.startswith(str(self.prefix)), run.stdout)
+
+    def test_documents_lead_to_each_other(self):
+        self.install()
+        links = {text.parent / link
+                 for text in (self.prefix / 'share/doc').rglob('*.md')
+                 for link in re.findall(r'\]\(([^():#]+\.(?:md|rst))',
+                                        text.read_text())}
+        self.assertGreaterEqual({link.name for link in links},
+                                {'tools.md', 'ivshmem-flat.rst'})
+        for link in links:
+            self.assertTrue(link.exists(), link)
 
     def test_headers_are_complete(self):
         """They compile from there, with what is in guest/ there."""
