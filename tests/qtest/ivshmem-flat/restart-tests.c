@@ -553,7 +553,7 @@ static void test_start_without_the_server(void)
     g_assert_nonnull(strstr(out.text, "Failed to connect to "
                             "'/nonexistent/socket': No such file or "
                             "directory\nThe server that listens there has to "
-                            "be started first, for ivshmem-* "
+                            "be started first; for ivshmem-* that is "
                             "ivshmem-server\n"));
     output_free(out);
 }
