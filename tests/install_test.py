@@ -64,6 +64,7 @@ class Install(LabCase):
                      'bin/ivshmem-server', 'include/ivshmem/ivshmem_flat.h',
                      'include/ivshmem/ivshmem_msg.h',
                      'share/ivshmem-flat/guest/ivshmem_msg.c',
+                     'share/ivshmem-flat/guest/cortex-m/vectors.c',
                      'share/doc/ivshmem-flat/docs/tools.md'):
             self.assertIn(path, listed)
 
