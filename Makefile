@@ -160,7 +160,7 @@ docs: ## build QEMU's documentation, warnings are errors; see build/docs
 	@ln -sfn '$(BUILD)/obj/docs/manual' build/docs
 
 clean: ## remove all that was built, but not what was downloaded
-	rm -rf build
+	rm -rf build python/build python/src/*.egg-info
 
 .PHONY: help demo demo-linux demo-virt demo-micropython check check-ci \
 	 check-all check-thread stress bench coverage fuzz full install \
