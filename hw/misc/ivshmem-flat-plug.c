@@ -76,7 +76,7 @@ static bool ivshmem_flat_plug_is_free(const IvshmemFlatPlace *place,
                                           place->shmem, SHMEM_ROOM, NULL);
 }
 
-/* The first place where no device is, whoever has put it there; or NULL */
+/* The first place where nothing is, whoever has put it there; or NULL */
 static const IvshmemFlatPlace *ivshmem_flat_plug_find(IvshmemFlatPlug *plug,
                                                       IvshmemFlat *s,
                                                       Error **errp)
@@ -90,8 +90,8 @@ static const IvshmemFlatPlace *ivshmem_flat_plug_find(IvshmemFlatPlug *plug,
             return &places[n];
         }
     }
-    error_setg(errp, "this board has places for %u ivshmem-flat, and all are "
-               "taken", n);
+    error_setg(errp, "this board has places for %u ivshmem-flat, and none of "
+               "them is free", n);
     ivshmem_flat_user_append_hint(errp);
     return NULL;
 }
