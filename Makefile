@@ -76,6 +76,7 @@ check-all: demo-virt full check-all-10.0 check-all-10.2 check-thread check-all-1
 check-all-%:
 	@$(MAKE) QEMU=$* check check-series check-qemu docs
 	@$(MAKE) QEMU=$* FLAVOUR=clang qemu
+	@$(MAKE) QEMU=$* FLAVOUR=fuzz fuzz
 
 check-thread: ## run the tests of what has threads under ThreadSanitizer
 	@$(MAKE) check FLAVOUR=thread
@@ -102,7 +103,8 @@ full:
 	@$(MAKE) FLAVOUR=full qemu
 
 install: FLAVOUR = full
-install: can-install qemu ## build QEMU with more features, install it in PREFIX=/usr/local
+install: can-install ## build QEMU with more features, install it in PREFIX=/usr/local
+	@$(MAKE) qemu
 	@tools/install install
 
 # before a build that takes long
@@ -163,6 +165,6 @@ clean: ## remove all that was built, but not what was downloaded
 	rm -rf build python/build python/src/*.egg-info
 
 .PHONY: help demo demo-linux demo-virt demo-micropython check check-ci \
-	 check-all check-thread stress bench coverage fuzz full install \
+	 check-all check-thread stress bench coverage fuzz full can-install install \
 	 uninstall deps qemu firmware hello linux apply patches check-series \
 	 check-qemu docs clean
