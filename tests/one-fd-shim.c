@@ -7,11 +7,11 @@
  */
 
 /*
- * Preloaded into QEMU. Of the file descriptors that it receives, one with a
- * message, the first two, the shared memory and the own eventfd, are what they
- * are. All that follow are the same eventfd, of which QEMU would have a file
- * descriptor for each peer: it gets the number of the first one for all, which
- * is never closed. So there can be more peers than open files.
+ * Preloaded into QEMU. Each message brings it at most one file descriptor. The
+ * first two, the shared memory and the own eventfd, stay as they are. All that
+ * follow are the same eventfd, of which QEMU would have a file descriptor for
+ * each peer: it gets the number of the first one for all, which is never
+ * closed. So there can be more peers than open files.
  */
 
 #define _GNU_SOURCE

@@ -83,7 +83,7 @@ static void ivshmem_flat_interrupt(void *opaque, unsigned vector)
     }
 }
 
-/* The bus knows none of what is on a platform bus, within its region. */
+/* Of what is on a platform bus, sysbus knows no address. */
 static hwaddr ivshmem_flat_address(const MemoryRegion *mr)
 {
     hwaddr address = 0;
