@@ -9,7 +9,9 @@ compiler.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import contextlib
 import os
+import select
 import signal
 import socket
 import stat
@@ -58,6 +60,33 @@ class Server(LabCase):
         self.lab.wait_for_line(server, 'listening on ')
         return server
 
+    @contextlib.contextmanager
+    def daemon(self, said):
+        """It runs as a daemon, and has ended behind the block.
+
+        said  the file that its standard output and error are
+        """
+        if BIN.parent.name.endswith('-sanitize'):
+            self.skipTest('what another thread holds of AddressSanitizer\'s '
+                          'allocator at a fork stays locked in the daemon, '
+                          'which then waits for ever when it ends')
+        pid_file = Path(self.socket + '-pid')
+        command = [word for word in self.command if word != '-F']
+        subprocess.run([*command, '-p', pid_file], check=True, stdout=said,
+                       stderr=said, timeout=DEADLINE)
+        self.lab.wait(lambda: pid_file.exists() and pid_file.read_text(),
+                      'the PID', tick=0.01)
+        daemon = os.pidfd_open(int(pid_file.read_text()))
+        self.addCleanup(os.close, daemon)
+        try:
+            yield
+        finally:
+            signal.pidfd_send_signal(daemon, signal.SIGTERM)
+            ended, *_ = select.select([daemon], [], [], DEADLINE)
+            if not ended:
+                signal.pidfd_send_signal(daemon, signal.SIGKILL)
+            self.assertTrue(ended, 'the daemon did not end')
+
     def test_says_when_it_listens(self):
         server = self.listening()
         self.assertEqual(server.lines[-1], f'listening on {self.socket}')
@@ -65,22 +94,9 @@ class Server(LabCase):
             self.assertEqual(peer.id, 0)
 
     def test_says_nothing_more_as_a_daemon(self):
-        folder = os.path.dirname(self.socket)
-        pid_file = Path(folder, 'pid')
-        command = [word for word in self.command if word != '-F']
-        # its standard output stays open with the daemon: not a pipe
         with tempfile.TemporaryFile('w+') as said:
-            subprocess.run([*command, '-p', pid_file], check=True, stdout=said,
-                           stderr=said, timeout=DEADLINE)
-            try:
-                with Peer(self.socket) as peer:
-                    self.assertEqual(peer.id, 0)
-            finally:
-                self.lab.wait(lambda: pid_file.exists() and
-                              pid_file.read_text(), 'the PID', tick=0.01)
-                os.kill(int(pid_file.read_text()), signal.SIGTERM)
-                self.lab.wait(lambda: not os.path.exists(self.socket),
-                              'the daemon to end', tick=0.01)
+            with self.daemon(said), Peer(self.socket) as peer:
+                self.assertEqual(peer.id, 0)
             said.seek(0)
             self.assertNotIn('listening', said.read())
 
@@ -187,19 +203,9 @@ class Server(LabCase):
     def test_daemon_keeps_its_memory(self):
         """That is another process than the one that took it."""
         self.command = self.lab.server_command(BIN, restarts=True)
-        pid_file = Path(self.socket + '-pid')
-        command = [word for word in self.command if word != '-F']
-        subprocess.run([*command, '-p', pid_file], check=True,
-                       stdout=subprocess.DEVNULL, timeout=DEADLINE)
-        try:
+        with self.daemon(subprocess.DEVNULL):
             self.assertIn('is in use by another server',
                           self.refused('-S', self.socket + '2'))
-        finally:
-            self.lab.wait(lambda: pid_file.exists() and pid_file.read_text(),
-                          'the PID', tick=0.01)
-            os.kill(int(pid_file.read_text()), signal.SIGTERM)
-            self.lab.wait(lambda: not os.path.exists(self.socket),
-                          'the daemon to end', tick=0.01)
 
     def warning(self, room, *options):
         """What it says when the file system has so much room."""
