@@ -68,7 +68,7 @@ struct talk_protocol {
 struct talk {
     const struct talk_protocol *protocol;
     uint32_t messages;      /* to be sent; 0: send back what comes */
-    uint32_t more;          /* peers to send them to, too, one after the other */
+    uint32_t more;          /* peers to send them to, too, in turn */
     /** printf for a line of text, of which %u and %s are used */
     void (*say)(const char *format, ...)
         __attribute__((format(printf, 1, 2)));

@@ -20,8 +20,9 @@ extern "C" {
  *
  * @talk: not open yet, with what the command line says of the protocol
  * @line: the command line, of which peer=N, messages=N and more=N are used
- *        here; that a peer has left, ICMsg tells with sessions=1 alone. Who the peer is need not be said if the device has peer
- *        registers; if it has none either, it is 0.
+ *        here; that a peer has left, ICMsg tells with sessions=1 alone. Who the
+ *        peer is need not be said if the device has peer registers; if it has
+ *        none either, it is 0.
  *
  * Returns the exit status: 0 if all came back; 1 if not; 2 if the shared
  * memory cannot be used.

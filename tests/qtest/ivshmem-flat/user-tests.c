@@ -435,8 +435,9 @@ static void test_user_places_a_third_device(void)
 
     out = run_qemu(NULL, "-chardev socket,id=ivshmem,path=%s "
                    WIRED_MACHINE SECOND THIRD, srv->path, srv->path, srv->path);
-    g_assert_nonnull(strstr(out.text, "none of them is free\nx-bus-address-iomem "
-                            "and x-bus-address-shmem place another one\n"));
+    g_assert_nonnull(strstr(out.text, "none of them is free\n"
+                            "x-bus-address-iomem and x-bus-address-shmem place "
+                            "another one\n"));
     output_free(out);
 
     qts = machine(srv->path, WIRED_MACHINE SECOND THIRD ELSEWHERE
