@@ -16,8 +16,7 @@
 #include "cortex_m.h"
 #include "ivshmem_flat.h"
 
-/* The FPGA's counter: counts up, at the core's clock */
-#define COUNTER CORTEX_M_REGISTER(BOARD_FPGAIO + 0x18)
+#define COUNTER CORTEX_M_REGISTER(BOARD_COUNTER)
 
 static const unsigned inputs[] = BOARD_IVSHMEM_INPUTS;
 static struct ivshmem_flat ivshmem;

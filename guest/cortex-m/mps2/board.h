@@ -17,8 +17,12 @@
 #define BOARD_UART1 0x40005000u
 #define BOARD_UART1_RX_INPUT 2
 
-/* the FPGA's system control and I/O */
-#define BOARD_FPGAIO 0x40028000u
+/*
+ * The FPGA's counter (Arm DAI 0385, "FPGA system control and I/O"): counts up,
+ * at the core's clock. QEMU has a timer of the host for each of the board's
+ * timers that run, but none for this one.
+ */
+#define BOARD_COUNTER 0x40028018u
 
 /* ivshmem-flat: where QEMU's boards place it, with -device or on board */
 #define BOARD_IVSHMEM_REGISTERS 0x50000000u
