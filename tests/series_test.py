@@ -317,6 +317,18 @@ class Overlay(unittest.TestCase):
                     self.assertRegex(step.message,
                                      r'^[^\n]{1,76}\n\n.')
 
+    def test_lines_that_come_late_are_there(self):
+        """Else nobody can write the series."""
+        for version, steps, overlay in self.versions:
+            end = {path: (ROOT / path).read_text(encoding='utf-8')
+                   for path in overlay['files']}
+            for change in (overlay['fragments'], *overlay['edits'].values()):
+                for path, parts in change.items():
+                    end[path] = '\n'.join(
+                        [end.get(path, ''), *sum((p[1] for p in parts), [])])
+            with self.subTest(version):
+                self.patches.check_lines(end, steps)
+
     def test_each_step_is_small(self):
         """No more than about 700 lines of C, or the message says why."""
         for version, steps, overlay in self.versions:
