@@ -690,7 +690,9 @@ bool migration_is(QTestState *qts, const char *expected)
                                            "status");
     bool reached = !g_strcmp0(status, expected);
 
-    g_assert_cmpstr(status ?: "", !=, "failed");
+    if (strcmp(expected, "failed")) {
+        g_assert_cmpstr(status ?: "", !=, "failed");
+    }
     qobject_unref(ret);
     return reached;
 }

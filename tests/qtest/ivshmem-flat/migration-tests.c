@@ -236,6 +236,31 @@ static void test_migration_while_the_other_server_restarts(void)
     fake_free(srv);
 }
 
+/* The source is as it was, and memory may be replaced again. */
+static void test_migration_that_fails(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+
+    fake_script_client(srv, 0);
+    qts = reconnecting_machine(srv, WIRED_MACHINE ",master=on");
+    qtest_memset(qts, SHMEM, 0x55, SHMEM_SIZE); /* more than a pipe takes */
+    qtest_qmp_assert_success(qts, "{ 'execute': 'migrate', "
+                             "'arguments': { 'uri': 'exec:exit 1' } }");
+    WAIT_UNTIL(migration_is(qts, "failed"));
+    WAIT_UNTIL(is_running(qts));
+    g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0x55555555);
+    g_assert_true(is_connected(qts));
+
+    srv->shm = fake_memory(srv, SHMEM_SIZE);
+    fake_come_back(srv, 1);
+    WAIT_UNTIL(qtest_readl(qts, IVPOSITION) == 1);
+    g_assert_cmphex(qtest_readl(qts, SHMEM), ==, 0);
+    g_assert_cmpint(count_errors(srv, "during a migration"), ==, 0);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 /* For snapshots; without qemu-img, the test is skipped. */
 static bool make_image(const char *path)
 {
@@ -437,6 +462,8 @@ void add_migration_tests(void)
                    test_migration_without_servers);
     qtest_add_func("/ivshmem-flat/migration/while-the-server-restarts",
                    test_migration_while_the_server_restarts);
+    qtest_add_func("/ivshmem-flat/migration/that-fails",
+                   test_migration_that_fails);
     qtest_add_func("/ivshmem-flat/migration/other-server-restarts",
                    test_migration_while_the_other_server_restarts);
     qtest_add_func("/ivshmem-flat/migration/snapshot", test_snapshot);
