@@ -67,6 +67,26 @@ class BuildQemu(unittest.TestCase):
         self.assertEqual(tools, ['build-qemu'])
 
 
+
+class Jobs(unittest.TestCase):
+    def machine_tests(self, qemu):
+        run = load_run()
+        return [module for _, _, function, module, *_ in run.jobs_of(qemu, {})
+                if function is run.unit_tests]
+
+    def test_a_flavour_has_fewer(self):
+        everything = self.machine_tests('10.2')
+        for qemu, has in (('10.2-arm', 'boards_test'),
+                          ('10.0-sanitize', 'fault_test')):
+            fewer = self.machine_tests(qemu)
+            self.assertIn(has, fewer)
+            self.assertLess(set(fewer), set(everything))
+
+    def test_all_are_there(self):
+        for module in self.machine_tests('own'):
+            self.assertTrue((ROOT / f'tests/{module}.py').exists(), module)
+
+
 class Qtest(unittest.TestCase):
     """The one program runs in pieces; each of its tests counts once."""
     ALL = ('life/quit', 'server/gone', 'servers/two', 'server/stopped')
