@@ -379,8 +379,20 @@ class Apply(Case):
                          TREE['chardev/char.c'].replace(
                              'line 4\nline 5\n', 'four\n5\nsix\n'))
 
+    def test_section_of_maintainers_grows(self):
+        """Ours stays apart from it."""
+        grown = {path: text.replace('before\n', 'before\nF: new\n')
+                 for path, text in (('MAINTAINERS', TREE['MAINTAINERS']),
+                                    ('result', RESULT['MAINTAINERS']))}
+        lay(self.tree, {'MAINTAINERS': grown['MAINTAINERS']})
+        for _ in range(2):
+            self.apply_well()
+            self.assertEqual(contents(self.tree)['MAINTAINERS'],
+                             grown['result'])
+
     def test_edit_for_older_versions(self):
-        """It takes the other's place in its own QEMU, and in older ones."""
+        """It takes the other's place in its own QEMU, and in older ones: not in
+        what comes behind that."""
         def edit(word):
             return f'--- chardev/char.c\n ivshmem\n+{word}\n'
         lay(self.overlay, {
@@ -392,6 +404,9 @@ class Apply(Case):
                                ('10.2.2', 'not in ten\nolder\n'),
                                ('11.1.0', 'not in ten\nnewest\n'),
                                ('9.2.0', 'older\n'),
+                               ('10.2.50', 'not in ten\nolder\n'),
+                               ('11.0.50', 'not in ten\nnewest\n'),
+                               ('11.0.92', 'not in ten\nnewest\n'),
                                ('x', 'not in ten\nnewest\n'),
                                ('10.0.14', 'older\n')):
             with self.subTest(version):
