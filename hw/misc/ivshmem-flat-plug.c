@@ -66,14 +66,14 @@ static HotplugHandler *ivshmem_flat_plug_get_handler(MachineState *machine,
 }
 
 static bool ivshmem_flat_plug_is_free(const IvshmemFlatPlace *place,
-                                      IvshmemFlat *s)
+                                      IvshmemFlat *s, Error **errp)
 {
     return ivshmem_flat_board_check_range(DEVICE(s), "registers",
                                           place->registers,
                                           memory_region_size(&s->iomem),
-                                          NULL) &&
+                                          errp) &&
            ivshmem_flat_board_check_range(DEVICE(s), "shared memory",
-                                          place->shmem, SHMEM_ROOM, NULL);
+                                          place->shmem, SHMEM_ROOM, errp);
 }
 
 /* The first place where nothing is, whoever has put it there; or NULL */
@@ -83,15 +83,18 @@ static const IvshmemFlatPlace *ivshmem_flat_plug_find(IvshmemFlatPlug *plug,
 {
     ERRP_GUARD();
     const IvshmemFlatPlace *places = plug->board->places;
+    Error *reason = NULL;
     unsigned n;
 
     for (n = 0; n < IVSHMEM_FLAT_PLUG_PLACES && places[n].registers; n++) {
-        if (ivshmem_flat_plug_is_free(&places[n], s)) {
+        error_free(reason);
+        reason = NULL;
+        if (ivshmem_flat_plug_is_free(&places[n], s, &reason)) {
             return &places[n];
         }
     }
-    error_setg(errp, "this board has places for %u ivshmem-flat, and none of "
-               "them is free", n);
+    error_propagate_prepend(errp, reason, "this board has places for %u "
+                            "ivshmem-flat, and none of them is free: ", n);
     ivshmem_flat_user_append_hint(errp);
     return NULL;
 }
@@ -115,6 +118,9 @@ static bool ivshmem_flat_plug_wire(IvshmemFlat *s, const char *controller,
 {
     SysBusDevice *sbd = SYS_BUS_DEVICE(s);
 
+    if (s->vectors > IVSHMEM_FLAT_MAX_VECTORS) {
+        return true;            /* the device itself does not take so many */
+    }
     for (unsigned i = 0; i < s->vectors; i++) {
         if (sysbus_is_irq_connected(sbd, i)) {
             continue;
@@ -131,10 +137,6 @@ static bool ivshmem_flat_plug_wire(IvshmemFlat *s, const char *controller,
     return true;
 }
 
-/*
- * What has an address is a user's to place. Who has placed all of the device
- * wires it, too.
- */
 static void ivshmem_flat_plug_pre_plug(HotplugHandler *handler,
                                        DeviceState *dev, Error **errp)
 {
@@ -144,9 +146,11 @@ static void ivshmem_flat_plug_pre_plug(HotplugHandler *handler,
     bool has_shmem = s->bus_address_shmem != UINT64_MAX;
     const IvshmemFlatPlace *place;
 
+    /* What has an address stays there. Who has placed all wires it, too. */
     if (has_iomem && has_shmem) {
         return;
     }
+
     place = ivshmem_flat_plug_find(plug, s, errp);
     if (!place || !ivshmem_flat_plug_wire(s, plug->board->controller,
                                           place->inputs, errp)) {

@@ -47,7 +47,7 @@ static void test_properties_refused(void)
         { ",shmem-size=0", "shmem-size is 0" },
         { ",shmem-size=many", "Parameter 'shmem-size' expects" },
         { ",vectors=0", "vectors is 0, expected 1 to 64" },
-        { ",vectors=65", "vectors is 65, " },
+        { ",vectors=65", "vectors is 65, expected 1 to 64" },
         { ",vectors=2,revision=0",
           "vectors is 2, expected 1 in revision 0" },
         { ",revision=2", "revision is 2, expected 0 or 1" },
