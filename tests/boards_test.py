@@ -323,7 +323,7 @@ class WaitForEvent(MachineTest):
     RAM, HANDLER, CODE = 0x20000000, 0x100, 0x102
     PROGRAM = (0x4770,                              # handler: bx lr
                0x22e0, 0x0612, 0x23e1, 0x021b,      # r2 = 0xe000e100
-               0x18d2, 0x2301, 0x041b, 0x6013,      # enable input 16 in it
+               0x18d2, 0x2301, 0x065b, 0x6013,      # enable input 25 in it
                0x2120, 0x0609,                      # r1 = RAM
                0x6808, 0x3001, 0x6008, 0xbf20,      # loop: (*r1)++; wfe
                0xe7fa)                              # b loop
@@ -331,12 +331,10 @@ class WaitForEvent(MachineTest):
     def test_interrupt_ends_it(self):
         program = self.program('arm')
         self.start(program, 'mps2-an385',
-                   ',x-irq-qompath=/machine/armv7m/nvic/unnamed-gpio-in[16],'
-                   'x-bus-address-iomem=0x50000000,'
-                   'x-bus-address-shmem=0x70000000')
+                   '')
         qtest = self.qtest
         for address, word in ((0, self.RAM + 0x1000), (4, self.CODE | 1),
-                              (4 * (16 + 16), self.HANDLER | 1)):
+                              (4 * (16 + 25), self.HANDLER | 1)):
             qtest.write(address, word)
         for i in range(0, len(self.PROGRAM), 2):
             low, high = self.PROGRAM[i:i + 2]
