@@ -343,32 +343,37 @@ class Overlay(unittest.TestCase):
     def test_the_last_can_be_dropped(self):
         """Nothing before the x- properties has a word of them, and behind
         them is what makes sense with them alone."""
-        words = ('x-bus-address', 'x-irq-qompath', 'flat_user', 'flat-user')
+        words = ('x-bus-address', 'x-irq-qompath', 'flat_user', 'flat-user',
+                 'user who places', 'Who has placed')
         for version, steps, overlay in self.versions:
-            last = [self.LAST in step.brings for step in steps].index(True)
-            for step, files in zip(steps[:last], self.added(steps, overlay)):
-                with self.subTest(version, step=step.brings):
-                    self.assertEqual(
-                        [(path, line) for path, lines in files.items()
-                         for line in lines if any(map(line.count, words))], [])
+            last = self.brings(steps, self.LAST)
+            self.check_words(version, steps, last, overlay, words)
             self.assertEqual(
                 [step.message.split('\n')[0] for step in steps[last + 1:]],
                 ['hw/core/sysbus-fdt: describe an ivshmem-flat that is not on '
                  'the bus', 'hw/core/platform-bus: say where else a shared '
-                 'memory may go', 'hw/misc/ivshmem-flat: let a guest find its '
-                 'peers'])
+                 'memory may go'])
 
-    def test_the_peer_registers_can_be_dropped(self):
-        """They are the last step, and nothing before has a word of them."""
-        words = ('peer-registers', 'peer_registers', 'changes-vector')
+    def test_the_peer_registers_come_late(self):
+        """Nothing before has a word of them."""
         for version, steps, overlay in self.versions:
-            self.assertIn('hw/misc/ivshmem-flat-peer-registers.c',
-                          steps[-1].brings)
-            for step, files in zip(steps[:-1], self.added(steps, overlay)):
-                with self.subTest(version, step=step.brings):
-                    self.assertEqual(
-                        [(path, line) for path, lines in files.items()
-                         for line in lines if any(map(line.count, words))], [])
+            first = self.brings(steps, 'hw/misc/ivshmem-flat-peer-registers.c')
+            self.assertEqual(first + 1, self.brings(steps, self.LAST))
+            self.check_words(version, steps, first, overlay,
+                             ('peer-registers', 'peer_registers',
+                              'changes-vector'))
+
+    def brings(self, steps, path):
+        """Which step does"""
+        return [path in step.brings for step in steps].index(True)
+
+    def check_words(self, version, steps, count, overlay, words):
+        """What the first ones add has none of them."""
+        for step, files in zip(steps[:count], self.added(steps, overlay)):
+            with self.subTest(version, step=step.brings):
+                self.assertEqual(
+                    [(path, line) for path, lines in files.items()
+                     for line in lines if any(map(line.count, words))], [])
 
     def test_order(self):
         """As the cover letter says"""
@@ -386,6 +391,7 @@ class Overlay(unittest.TestCase):
             'hw/riscv/virt: allow -device ivshmem-flat',
             'tests/qtest: test ivshmem-flat',
             'docs/system/devices: document ivshmem-flat',
+            'hw/misc/ivshmem-flat: let a guest find its peers',
             'hw/misc/ivshmem-flat: let a user say where it goes',
         ]
         for version, steps, _ in self.versions:
