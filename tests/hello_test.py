@@ -19,7 +19,7 @@ import textwrap
 import unittest
 from pathlib import Path
 
-from lab_case import BIN, ROOT, LabCase
+from lab_case import BIN, ROOT, LabCase, dumped
 from ivshmem_flat.lab import listens
 from ivshmem_flat.peer import Peer
 
@@ -235,7 +235,8 @@ class Page(HelloCase):
             *command[4:]])
         self.start_server()
         environment = {key: value for key, value in os.environ.items()
-                       if key not in ('QEMU', 'QEMU_SRC', 'FLAVOUR', 'BUILD')}
+                       if key not in ('QEMU', 'QEMU_SRC', 'FLAVOUR', 'BUILD',
+                                      'MAKEFLAGS')}
         made = subprocess.run(
             [*make.split(), '-s', f'OUT={self.out}'], cwd=ROOT, check=True,
             env=environment, stdin=subprocess.DEVNULL, text=True,
@@ -248,7 +249,8 @@ class Page(HelloCase):
         def answered():
             # until it is there, and there may be a peer of it
             firmware.type(question.removeprefix('(qemu) ').encode() + b'\n')
-            return answer in firmware.lines or firmware.ended
+            return dumped(answer) in map(dumped, firmware.lines) or \
+                firmware.ended
         self.lab.wait(answered, f'the monitor to say {answer}', tick=0.1)
         self.assertFalse(firmware.ended)
         run = subprocess.run(

@@ -7,6 +7,7 @@ whatever made it fail. Import it first: it puts tools/ on the path.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import re
 import sys
 import unittest
 from pathlib import Path
@@ -17,6 +18,12 @@ from ivshmem_flat.lab import Lab                            # noqa: E402
 from tree import BUILD                                      # noqa: E402
 
 BIN = BUILD / 'bin'
+
+
+def dumped(line):
+    """A line that the monitor's xp answers. Each QEMU shows an address in as
+    many digits as it likes."""
+    return re.sub(r'^0+(?=[0-9a-f]{8}: )', '', line)
 
 
 class CleanCase(unittest.TestCase):
