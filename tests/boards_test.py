@@ -296,6 +296,15 @@ class Boards(MachineTest):
                 self.assertRegex(run.stdout, r'"return": \[\{.*"bus"',
                                  run.stderr)
 
+    def test_ram_in_the_way(self):
+        machine = 'xilinx-zynq-a9'
+        run = self.run_to_its_end(
+            self.all_machines()[machine], machine, [''], self.firmware(),
+            '-m', '2G', stdin=subprocess.DEVNULL)
+        self.assertEqual(run.returncode, 1)
+        self.assertIn('none of them is free: registers: 0x40000000-0x400000ff '
+                      "is not free, 'zynq.ext_ram'", run.stderr)
+
     def test_those_that_cannot(self):
         programs = self.all_machines()
         firmware = self.firmware()
