@@ -11,6 +11,7 @@ is executed, or is not there. Of what depends on how threads meet it says
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -82,6 +83,11 @@ def tool(name, *args):
     return run.stdout
 
 
+def source_tree(build):
+    """What this is a build of: the user's tree, or one of its own"""
+    return Path(os.environ.get('QEMU_SRC') or build / 'src')
+
+
 def measure(program, profiles, src):
     """The Sources, by what runs of the program left in profiles."""
     profile = Path(profiles[0]).with_suffix('.profdata')
@@ -145,7 +151,7 @@ def check(tally, qemu, build, profiles):
         if not profiles:
             raise RuntimeError('no program has left a profile')
         sources = measure(build / 'obj/qemu-system-arm', profiles,
-                          build / 'src')
+                          source_tree(build))
     except (OSError, RuntimeError) as err:
         tally.add('failed', f'{qemu} coverage', str(err))
         return
