@@ -339,8 +339,7 @@ class WaitForEvent(MachineTest):
 
     def test_interrupt_ends_it(self):
         program = self.program('arm')
-        self.start(program, 'mps2-an385',
-                   '')
+        self.start(program, 'mps2-an385', '')
         qtest = self.qtest
         for address, word in ((0, self.RAM + 0x1000), (4, self.CODE | 1),
                               (4 * (16 + 25), self.HANDLER | 1)):

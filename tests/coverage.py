@@ -84,8 +84,9 @@ def tool(name, *args):
 
 
 def source_tree(build):
-    """What this is a build of: the user's tree, or one of its own"""
-    return Path(os.environ.get('QEMU_SRC') or build / 'src')
+    """What this is a build of: a tree of its own, or the user's"""
+    own = build / 'src'
+    return own if own.exists() else Path(os.environ.get('QEMU_SRC') or own)
 
 
 def measure(program, profiles, src):

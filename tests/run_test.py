@@ -67,7 +67,6 @@ class BuildQemu(unittest.TestCase):
         self.assertEqual(tools, ['build-qemu'])
 
 
-
 class Jobs(unittest.TestCase):
     def machine_tests(self, qemu):
         run = load_run()
