@@ -317,6 +317,20 @@ class Overlay(unittest.TestCase):
                     self.assertRegex(step.message,
                                      r'^[^\n]{1,76}\n\n.')
 
+    def test_what_a_step_includes_is_there(self):
+        """No file includes a header that a later step brings."""
+        for version, steps, overlay in self.versions:
+            there = set()
+            for step, files in zip(steps, self.added(steps, overlay)):
+                there.update(step.brings)
+                wanted = re.findall(r'^#include "(.*)"$',
+                                    '\n'.join(sum(files.values(), [])), re.M)
+                late = [path for path in set(overlay['files']) - there
+                        if any(f'/{path}'.endswith(f'/{name}')
+                               for name in wanted)]
+                with self.subTest(version, step=step.brings):
+                    self.assertEqual(late, [])
+
     def test_lines_that_come_late_are_there(self):
         """Else nobody can write the series."""
         for version, steps, overlay in self.versions:

@@ -7,7 +7,13 @@
  */
 
 #include "qemu/osdep.h"
-#include "ivshmem-flat/user-tests.h"
+#include "ivshmem-flat/peer-registers-tests.h"
+
+/* Where the board would place it, too, so that IOMEM and SHMEM are right */
+#define AT "x-bus-address-iomem=0x50000000,x-bus-address-shmem=0x70000000"
+
+/* Who places a device wires it, too: this one has no interrupt. */
+#define USERS_MACHINE WIRED_MACHINE "," AT
 
 /* The server is a good one, the properties are not. */
 static void test_user_refused(void)
@@ -111,6 +117,34 @@ static void test_user_wires_one(void)
     fake_free(srv);
 }
 
+/* VECTORS counts those that are wired, of four 0 and 2. */
+static void test_user_wires_two(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    uint32_t changes;
+
+    fake_script_client(srv, OWN_ID);
+    qts = fake_machine_with(srv, USERS_MACHINE ON ",vectors=4,'sysbus-irq[0]="
+                            "/machine/armv7m/nvic/unnamed-gpio-in[25]',"
+                            "'sysbus-irq[2]="
+                            "/machine/armv7m/nvic/unnamed-gpio-in[27]' 2>%s",
+                            srv->errors);
+    changes = qtest_readl(qts, CHANGES);
+    g_assert_cmpint(qtest_readl(qts, VECTORS), ==, 1);
+    fake_send_vector(srv, OWN_ID);
+    WAIT_UNTIL(has_changed(qts, &changes));
+    g_assert_cmpint(qtest_readl(qts, VECTORS), ==, 1);
+    fake_send_vector(srv, OWN_ID);
+    WAIT_UNTIL(has_changed(qts, &changes));
+    g_assert_cmpint(qtest_readl(qts, VECTORS), ==, 2);
+    fake_send_vector(srv, OWN_ID);
+    WAIT_UNTIL(has_changed(qts, &changes));
+    g_assert_cmpint(qtest_readl(qts, VECTORS), ==, 2);
+    qtest_quit(qts);
+    fake_free(srv);
+}
+
 static void test_user_wires_none(void)
 {
     FakeServer *srv = fake_new();
@@ -130,6 +164,29 @@ static void test_user_wires_none(void)
     qtest_quit(qts);
 
     g_assert_cmpint(rung(own), ==, 1); /* nobody has drained it */
+    fake_free(srv);
+}
+
+/* With no interrupt wired there is no own id, but peers there are. */
+static void test_user_wires_none_but_sees_peers(void)
+{
+    FakeServer *srv = fake_new();
+    QTestState *qts;
+    uint32_t changes;
+
+    fake_script_with_peer(srv, OWN_ID, PEER_ID, NULL);
+    qts = fake_machine_with(srv, USERS_MACHINE ON ",changes-vector=0 2>%s",
+                            srv->errors);
+    g_assert_cmphex(qtest_readl(qts, FEATURES), ==, 1);
+    g_assert_cmpint(qtest_readl(qts, IVPOSITION), ==, 0);
+    g_assert_cmpint(qtest_readl(qts, VECTORS), ==, 0);
+    g_assert_cmpint(next(qts, 0), ==, PEER_ID);
+    g_assert_cmphex(next(qts, PEER_ID + 1), ==, NONE);
+    changes = qtest_readl(qts, CHANGES);
+    fake_send_gone(srv, PEER_ID);
+    WAIT_UNTIL(has_changed(qts, &changes));
+    g_assert_cmphex(next(qts, 0), ==, NONE);
+    qtest_quit(qts);
     fake_free(srv);
 }
 
@@ -499,7 +556,10 @@ void add_user_tests(void)
     qtest_add_func("/ivshmem-flat/user/names-no-address",
                    test_user_names_no_address);
     qtest_add_func("/ivshmem-flat/user/wires-one", test_user_wires_one);
+    qtest_add_func("/ivshmem-flat/user/wires-two", test_user_wires_two);
     qtest_add_func("/ivshmem-flat/user/wires-none", test_user_wires_none);
+    qtest_add_func("/ivshmem-flat/user/wires-none-but-sees-peers",
+                   test_user_wires_none_but_sees_peers);
     qtest_add_func("/ivshmem-flat/user/wires-none-and-is-told",
                    test_user_wires_none_warning);
     qtest_add_func("/ivshmem-flat/user/irq-qompath", test_user_irq_qompath);
