@@ -149,7 +149,7 @@ patches: ## write the series of patches for upstream into build/patches
 	@tools/patches $(if $(ANY_VERSION),--any-version) '$(PRISTINE)' '$(SERIES)'
 
 check-series: patches ## prove that series: applies, builds and passes step by step
-	@BUILD='$(BUILD)-series' tools/check-series '$(PRISTINE)' '$(SERIES)'
+	@BUILD='$(BUILD)-series' FROM='$(FROM)' tools/check-series '$(PRISTINE)' '$(SERIES)'
 
 check-qemu: ## run QEMU's own tests with the overlay, for all targets and variants
 	@tools/deps qemu gates

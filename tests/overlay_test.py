@@ -760,6 +760,18 @@ class Tools(Case):
         self.check_one_line(self.tool('check-series', self.dir, out), str(out),
                             'expected what make patches writes')
 
+    def test_check_series_from_no_patch(self):
+        self.set['BUILD'] = str(self.dir / 'series')
+        out = self.dir / 'out'
+        lay(out, {'0000-cover.patch': '', '0001-a.patch': ''})
+        for number in ('0', '2', '-1', 'x', '1x'):
+            self.set['FROM'] = number
+            with self.subTest(number):
+                self.check_one_line(
+                    self.tool('check-series', self.dir, out),
+                    f"FROM is '{number}'", 'expected 1 to 1')
+        self.assertFalse((self.dir / 'series').exists())
+
     def test_check_qemu_with_a_tree_of_the_user(self):
         tree = self.dir / 'tree'
         self.set['QEMU_SRC'] = str(tree)
