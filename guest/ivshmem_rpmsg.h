@@ -95,7 +95,7 @@ enum ivshmem_rpmsg_error {
 /** How we stand with the peer. */
 enum ivshmem_rpmsg_state {
     IVSHMEM_RPMSG_OPENING,  /* a remote: the host is not there yet */
-    IVSHMEM_RPMSG_LINKED,   /* messages can go both ways, once a name is bound */
+    IVSHMEM_RPMSG_LINKED,   /* messages both ways, once a name is bound */
     IVSHMEM_RPMSG_DEAD      /* it broke the rules, or we have closed */
 };
 
