@@ -3,8 +3,8 @@
 A branch is one outcome of one condition, as clang counts them: a || b has
 four. tests/uncovered.txt names what no test executes and says why; whatever
 else is not executed is a failure, and so is an explanation of something that
-is executed, or is not there. Of what depends on how threads meet it says
-"sometimes": executed or not is right.
+is executed, or is not there. Of what depends on how threads meet, or on which
+QEMU it is, it says "sometimes": executed or not is right.
 """
 # Copyright (c) 2026 The ivshmem-flat authors
 #
