@@ -14,6 +14,7 @@
 
 #include "qemu/osdep.h"
 #include "qobject/qlist.h"
+#include "qemu/rcu.h"
 #include "ivshmem-flat/framework.h"
 
 #include <sys/mman.h>
@@ -730,6 +731,12 @@ static void add_plain_tests(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    /*
+     * What we fork becomes another program at once.  A thread for RCU, which it
+     * would start before, takes memory: for ever if at the fork the fake
+     * server's thread had a lock of AddressSanitizer's allocator.
+     */
+    rcu_disable_atfork();
     if (!qtest_has_device("ivshmem-flat") ||
         !qtest_has_machine("mps2-an385-ivshmem")) {
         g_test_skip("QEMU has no ivshmem-flat or no mps2-an385-ivshmem");
