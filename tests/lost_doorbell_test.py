@@ -6,7 +6,7 @@ it sees in shared memory that the first is there (guest/doorbell.h). They are
 started in each order, many times, while busy loops occupy all CPUs. If a
 doorbell were lost, the sleeper would sleep for ever.
 
-STARTS=N in the environment says how often in each order (default 20). With
+STARTS=N in the environment says how often in each order (default 10). With
 Linux machines, whose QEMU is Debian's, only if it is set: see `make stress`.
 """
 # Copyright (c) 2026 The ivshmem-flat authors
@@ -23,7 +23,7 @@ from tree import LINUX, QEMU_AARCH64
 
 FIRMWARE = ROOT / 'build/guest/doorbell-mps2.elf'
 HOST_PEER = ROOT / 'build/guest/ivshmem-peer'
-STARTS = int(os.environ.get('STARTS') or 20)
+STARTS = int(os.environ.get('STARTS') or 10)
 DEADLINE = LabCase.deadline     # for each start
 
 # what each says before the other is started
