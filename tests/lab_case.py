@@ -7,6 +7,8 @@ whatever made it fail. Import it first: it puts tools/ on the path.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import importlib.machinery
+import importlib.util
 import re
 import sys
 import unittest
@@ -24,6 +26,16 @@ def dumped(line):
     """A line that the monitor's xp answers. Each QEMU shows an address in as
     many digits as it likes."""
     return re.sub(r'^0+(?=[0-9a-f]{8}: )', '', line)
+
+
+def load_tool(name):
+    """A program of tools/ as a module, for tests of its parts."""
+    loader = importlib.machinery.SourceFileLoader(name,
+                                                  str(ROOT / 'tools' / name))
+    module = importlib.util.module_from_spec(
+        importlib.util.spec_from_loader(name, loader))
+    loader.exec_module(module)
+    return module
 
 
 class CleanCase(unittest.TestCase):

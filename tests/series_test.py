@@ -5,14 +5,13 @@ series is good is for tools/check-series to see."""
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-import importlib.machinery
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import unittest
 
+from lab_case import load_tool
 from overlay_test import Case, OVERLAY, ROOT, TREE, contents, lay
 
 COMPAT = 'include/hw/misc/ivshmem-flat-compat.h'
@@ -274,11 +273,7 @@ class Overlay(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        loader = importlib.machinery.SourceFileLoader(
-            'patches', str(ROOT / 'tools/patches'))
-        cls.patches = importlib.util.module_from_spec(
-            importlib.util.spec_from_loader('patches', loader))
-        loader.exec_module(cls.patches)
+        cls.patches = load_tool('patches')
 
         series = cls.patches.read_series(
             (ROOT / 'patches/series').read_text())

@@ -7,8 +7,6 @@ Needs ivshmem-server in build/bin (or $BUILD/bin), and build/guest/ivshmem-peer.
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-import importlib.machinery
-import importlib.util
 import os
 import random
 import shutil
@@ -19,7 +17,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from lab_case import BIN, ROOT, CleanCase, LabCase
+from lab_case import BIN, ROOT, CleanCase, LabCase, load_tool
 from ivshmem_flat.messages import Messages
 
 SNIFF = ROOT / 'tools/sniff'
@@ -29,15 +27,7 @@ FIELDS = ('from_slot', 'to_slot', 'from_id', 'to_id', 'no_time', 'sequence',
           'type', 'length', 'payload')
 
 
-def load_sniff():
-    loader = importlib.machinery.SourceFileLoader('sniff', str(SNIFF))
-    module = importlib.util.module_from_spec(
-        importlib.util.spec_from_loader('sniff', loader))
-    loader.exec_module(module)
-    return module
-
-
-sniff = load_sniff()
+sniff = load_tool('sniff')
 
 
 class FakePeer:

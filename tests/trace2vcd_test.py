@@ -16,7 +16,7 @@ import unittest
 from pathlib import Path
 from xml.etree import ElementTree
 
-from lab_case import BIN, ROOT, CleanCase, LabCase
+from lab_case import BIN, ROOT, CleanCase, LabCase, load_tool
 
 TRACE2VCD = ROOT / 'tools/trace2vcd'
 FIRMWARE = ROOT / 'build/guest/exchange-mps2.elf'
@@ -119,6 +119,39 @@ class Vcd(CleanCase):
                 self.assertIn(done.returncode, (1, 2))
                 self.assertEqual(done.stdout, '')
                 self.assertRegex(done.stderr.splitlines()[-1], f'{why}$')
+
+
+class Picture(unittest.TestCase):
+    """What tools/pictures shows of the wires, however they take turns."""
+
+    @staticmethod
+    def window(a_rings, b_irq, b_rings, a_irq):
+        return load_tool('pictures').window(
+            {'A_rings_B_v0': a_rings, 'B_irq_v0': b_irq,
+             'B_rings_A_v0': b_rings, 'A_irq_v0': a_irq})
+
+    def test_in_the_middle(self):
+        turns = range(100)
+        self.assertEqual(self.window(
+            *([at + part / 4 for at in turns] for part in range(4))), (40, 46))
+
+    def test_elsewhere(self):
+        """B runs twice only, and A is interrupted as seldom."""
+        for second in 20, 60:
+            for other in (second, 80), (0, second):
+                begin, end = self.window([*range(100)], [0, second],
+                                         [10, second], other)
+                self.assertEqual(end - begin, 6)
+                self.assertIn(second, range(begin, end + 1))
+
+    def test_longer(self):
+        begin, end = self.window([*range(100)], [50], [60], [70])
+        self.assertEqual((begin, end), (50, 70))
+
+    def test_whole(self):
+        """The last of A's doorbells is seen late."""
+        self.assertEqual(self.window([*range(100)], [120], [130], [140]),
+                         (0, 140))
 
 
 class Demo(LabCase):
