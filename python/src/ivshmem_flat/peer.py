@@ -38,7 +38,9 @@ class Peer:
     memory  the shared memory, an mmap
     words   the same as 32-bit words, each of which is loaded and stored in one
             piece, and in order: see words.py
-    peers   for each peer's id, the eventfds of its vectors; ours too
+    peers   for each peer's id, the eventfds of its vectors; ours too. A server
+            that is slow to start may tell of some later, as of who comes later:
+            ring(), wait() and update() hear of them
     gone    ids of peers of whom the server has said that they are gone
     server  False after the server's end; peers that are known stay known
 
@@ -46,7 +48,8 @@ class Peer:
     timeout  seconds that the server has for its greeting
     """
     VERSION = 0
-    QUIET = 0.25        # s without a word end the server's first messages
+    QUIET = 0.25        # s without a word end the server's first messages;
+    BRIEF = 0.05        # as soon as we have a vector, so many do
 
     def __init__(self, path, timeout=10):
         self.server = True
@@ -60,10 +63,9 @@ class Peer:
             self._connect(os.fspath(path))
             self._greet(time.monotonic() + timeout)
             # Who is there already comes next, and then our own vectors.
-            while self.server and self._readable(self.QUIET):
+            while self.server and self._readable(
+                    self.BRIEF if self.vectors else self.QUIET):
                 self.update()
-                if self.vectors and not self._readable(0):
-                    break
         except BaseException:
             self.close()
             raise
