@@ -243,7 +243,6 @@ class Start(CleanCase):
     def check_error(self, call, error, expected):
         with self.subTest(f'{call}: {errno.errorcode[error]}'), \
                 contextlib.ExitStack() as stack:
-            start = time.monotonic()
             machine = Machine(stack, call, error)
             machine.greet()
             status = machine.process.wait(DEADLINE)
@@ -251,7 +250,6 @@ class Start(CleanCase):
                              machine.stderr())
             self.assertRegex(machine.stderr(), expected)
             self.assertEqual(status, 1)
-            self.assertLess(time.monotonic() - start, 30)
             self.assertGreaterEqual(machine.hits(), 1)
 
     def test_file_descriptors_have_no_names(self):

@@ -50,7 +50,7 @@ class CleanCase(unittest.TestCase):
 
 
 class LabCase(CleanCase):
-    deadline = 120      # seconds for each test, on a machine under load
+    deadline = 300      # seconds for each test, on a machine under load
     needs = (BIN / 'qemu-system-arm', BIN / 'ivshmem-server')
 
     def setUp(self):

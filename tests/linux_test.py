@@ -32,7 +32,6 @@ RPMSG_FIRMWARE = ROOT / 'build/guest/rpmsg-mps2.elf'
 
 
 class LinuxTest(LabCase):
-    deadline = 300
     needs = (*LabCase.needs, FIRMWARE, LINUX / 'kernel', LINUX / 'initramfs')
 
     def setUp(self):
@@ -91,8 +90,7 @@ class Demo(LinuxTest):
         with open(qemu, 'w', encoding='utf-8') as script:
             script.write('#!/bin/sh\necho FAILED\n')
         os.chmod(qemu, 0o755)
-        demo = self.start('--act', 'pair', '--qemu-aarch64', qemu,
-                          '--timeout', '5')
+        demo = self.start('--act', 'pair', '--qemu-aarch64', qemu)
         self.wait_for_end(demo)
         self.assertEqual(demo.status, 1)
         self.assertEqual(demo.lines[-1], 'demo-linux: machine Linux ended '
@@ -129,7 +127,8 @@ class Exchange(LinuxTest):
         self.start_server()
         words = 'messages=3000'
         stays = self.start_cortex_m(words)
-        dies = self.start_linux(f'exchange {words}')
+        # it has more to say than the other, and so waits if we are late
+        dies = self.start_linux('exchange messages=6000')
         self.lab.wait_for_line(stays, 'is there')
         dies.kill()
         comes = self.start_linux(f'exchange {words}')
