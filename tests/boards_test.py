@@ -350,12 +350,18 @@ class WaitForEvent(MachineTest):
         self.monitor.execute('system_reset')
         self.monitor.execute('cont')
 
+        cpu, = self.monitor.execute('query-cpus-fast')
+        state = Path(f'/proc/{self.machine.pid}/task/{cpu["thread-id"]}/stat')
+
         def sleeps():
-            """It has run, and does not now. Before 11.0, WFE did not wait."""
+            """It has run, and its thread waits now, and not for a CPU. Before
+            11.0, WFE did not wait."""
             before = qtest.read(self.RAM)
+            if version(program) < (11, 0):
+                return before
             time.sleep(0.05)
-            return before and (qtest.read(self.RAM) == before or
-                               version(program) < (11, 0))
+            return before and state.read_text().rpartition(')')[2][1] == 'S' \
+                and qtest.read(self.RAM) == before
         for _ in range(10):
             self.wait_until(sleeps, 'the core to sleep')
             before = qtest.read(self.RAM)

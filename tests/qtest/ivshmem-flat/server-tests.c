@@ -127,7 +127,7 @@ static void test_server_never_stops(void)
     QTestState *qts;
 
     fake_script_greeting(srv, OWN_ID);
-    for (unsigned i = 0; i < 150; i++) {
+    for (unsigned i = 0; i < 600; i++) { /* for a minute */
         fake_script_fd(srv, 100 + i, fd);
     }
     srv->pause_us = G_USEC_PER_SEC / 10;
