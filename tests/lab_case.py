@@ -1,4 +1,5 @@
-"""Test cases that leave nothing behind, one of them with a lab.
+"""Test cases that leave nothing behind, one of them with a lab; and what more
+than one test needs.
 
 That one prints what its programs say; tests/run shows it of a failed test,
 whatever made it fail. Import it first: it puts tools/ on the path.
@@ -28,12 +29,12 @@ def dumped(line):
     return re.sub(r'^0+(?=[0-9a-f]{8}: )', '', line)
 
 
-def load_tool(name):
-    """A program of tools/ as a module, for tests of its parts."""
-    loader = importlib.machinery.SourceFileLoader(name,
-                                                  str(ROOT / 'tools' / name))
+def load_program(path):
+    """A program of ours as a module, for tests of its parts."""
+    loader = importlib.machinery.SourceFileLoader(Path(path).name,
+                                                  str(ROOT / path))
     module = importlib.util.module_from_spec(
-        importlib.util.spec_from_loader(name, loader))
+        importlib.util.spec_from_loader(loader.name, loader))
     loader.exec_module(module)
     return module
 

@@ -5,29 +5,18 @@ qtest says"""
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-import importlib.machinery
-import importlib.util
 import os
 import unittest
-from pathlib import Path
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def load_run():
-    loader = importlib.machinery.SourceFileLoader('run', str(ROOT / 'tests/run'))
-    module = importlib.util.module_from_spec(
-        importlib.util.spec_from_loader('run', loader))
-    loader.exec_module(module)
-    return module
+from lab_case import ROOT, load_program
 
 
 class BuildQemu(unittest.TestCase):
     """Stand-ins for the tools end with a status each."""
 
     def build(self, qemu, fetch, build=0, **environment):
-        run = load_run()
+        run = load_program('tests/run')
         tools = []
 
         def stand_in(argv, **_):
@@ -69,7 +58,7 @@ class BuildQemu(unittest.TestCase):
 
 class Jobs(unittest.TestCase):
     def machine_tests(self, qemu):
-        run = load_run()
+        run = load_program('tests/run')
         return [module for _, _, function, module, *_ in run.jobs_of(qemu, {})
                 if function is run.unit_tests]
 
@@ -82,8 +71,10 @@ class Jobs(unittest.TestCase):
             self.assertLess(set(fewer), set(everything))
 
     def test_all_are_there(self):
-        for module in self.machine_tests('own'):
+        run = load_program('tests/run')
+        for module in {*self.machine_tests('own'), *run.LONGEST}:
             self.assertTrue((ROOT / f'tests/{module}.py').exists(), module)
+        self.assertEqual(sorted(run.FUZZ_SECONDS), run.FUZZERS)
 
 
 class Qtest(unittest.TestCase):
@@ -91,7 +82,7 @@ class Qtest(unittest.TestCase):
     ALL = ('life/quit', 'server/gone', 'servers/two', 'server/stopped')
 
     def tap(self, lines, theme='', planned=None, result='OK'):
-        run = load_run()
+        run = load_program('tests/run')
         run.APART = ('server',)
         tally = mock.Mock()
         run.tap(tally, 'qtest', {
@@ -134,7 +125,7 @@ class Qtest(unittest.TestCase):
 
     def test_a_piece_leaves_out_what_another_has(self):
         """And nothing else: what GLib makes of it is not ours to test."""
-        run = load_run()
+        run = load_program('tests/run')
         asked = {}
 
         def stand_in(argv, **_):

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import unittest
 
-from lab_case import load_tool
+from lab_case import load_program
 from overlay_test import Case, OVERLAY, ROOT, TREE, contents, lay
 
 COMPAT = 'include/hw/misc/ivshmem-flat-compat.h'
@@ -273,7 +273,7 @@ class Overlay(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.patches = load_tool('patches')
+        cls.patches = load_program('tools/patches')
 
         series = cls.patches.read_series(
             (ROOT / 'patches/series').read_text())

@@ -17,7 +17,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from lab_case import BIN, ROOT, CleanCase, LabCase, load_tool
+from lab_case import BIN, ROOT, CleanCase, LabCase, load_program
 from ivshmem_flat.messages import Messages
 
 SNIFF = ROOT / 'tools/sniff'
@@ -27,7 +27,7 @@ FIELDS = ('from_slot', 'to_slot', 'from_id', 'to_id', 'no_time', 'sequence',
           'type', 'length', 'payload')
 
 
-sniff = load_tool('sniff')
+sniff = load_program('tools/sniff')
 
 
 class FakePeer:

@@ -16,7 +16,7 @@ import unittest
 from pathlib import Path
 from xml.etree import ElementTree
 
-from lab_case import BIN, ROOT, CleanCase, LabCase, load_tool
+from lab_case import BIN, ROOT, CleanCase, LabCase, load_program
 
 TRACE2VCD = ROOT / 'tools/trace2vcd'
 FIRMWARE = ROOT / 'build/guest/exchange-mps2.elf'
@@ -124,11 +124,13 @@ class Vcd(CleanCase):
 class Picture(unittest.TestCase):
     """What tools/pictures shows of the wires, however they take turns."""
 
-    @staticmethod
-    def window(a_rings, b_irq, b_rings, a_irq):
-        return load_tool('pictures').window(
-            {'A_rings_B_v0': a_rings, 'B_irq_v0': b_irq,
-             'B_rings_A_v0': b_rings, 'A_irq_v0': a_irq})
+    pictures = load_program('tools/pictures')
+
+    def wires(self, *times):
+        return dict(zip(self.pictures.WIRES, times))
+
+    def window(self, *times):
+        return self.pictures.window(self.wires(*times))
 
     def test_in_the_middle(self):
         turns = range(100)
@@ -149,9 +151,21 @@ class Picture(unittest.TestCase):
         self.assertEqual((begin, end), (50, 70))
 
     def test_whole(self):
-        """The last of A's doorbells is seen late."""
+        """B is not interrupted before A has rung for the last time."""
         self.assertEqual(self.window([*range(100)], [120], [130], [140]),
                          (0, 140))
+
+    def test_nobody_is_interrupted(self):
+        with self.assertRaisesRegex(ValueError, 'nothing on wire B_irq_v0, '):
+            self.window([*range(100)], [], [60], [70])
+
+    def test_scale(self):
+        for length, last in ((90, '90 us'), (100_000_000, '100000000 us')):
+            picture = self.pictures.picture_of_wires(self.wires(
+                [0, length], [0, length], [0], [length]))
+            shown = re.findall('>([0-9]+ us)<', picture)
+            self.assertEqual((shown[0], shown[-1]), ('0 us', last))
+            self.assertIn(len(shown), range(5, 12))
 
 
 class Demo(LabCase):
