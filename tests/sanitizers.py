@@ -79,12 +79,11 @@ def thread_options(directory, build):
     suppressions.write_text(
         (build / 'src/tests/tsan/suppressions.tsan').read_text() +
         THREADS.read_text())
-    # Where a process ends, it would sleep for a second. In a test program that
-    # forks, QEMU's RCU starts its thread anew before exec(). GLib's own
-    # allocator has locks that are not seen.
+    # Where a process ends, it would sleep for a second. GLib's own allocator has
+    # locks that are not seen.
     return {'TSAN_OPTIONS': f'suppressions={suppressions}:halt_on_error=1:'
                             f'history_size=7:atexit_sleep_ms=0:'
-                            f'die_after_fork=0:exitcode={EXIT_STATUS}:'
+                            f'exitcode={EXIT_STATUS}:'
                             f'log_path={directory}/report',
             'G_SLICE': 'always-malloc'}
 

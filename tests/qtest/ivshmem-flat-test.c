@@ -732,9 +732,9 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     /*
-     * What we fork becomes another program at once.  A thread for RCU, which it
-     * would start before, takes memory: for ever if at the fork the fake
-     * server's thread had a lock of AddressSanitizer's allocator.
+     * No child of ours uses RCU.  A thread for it, which each would start,
+     * allocates memory: a child would wait for ever if another thread, as the
+     * fake server's, had a lock of AddressSanitizer's allocator at the fork.
      */
     rcu_disable_atfork();
     if (!qtest_has_device("ivshmem-flat") ||
