@@ -10,6 +10,8 @@ Needs qemu-system-arm and ivshmem-server in build/bin (or $BUILD/bin) and what
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import contextlib
+import itertools
 import os
 import random
 import socket
@@ -226,7 +228,7 @@ class WithEachOther(PeerTest):
         self.start_server('-n', '3')
         with self.python_peer() as peer:
             # nobody rings, but the server may still be telling of them
-            self.lab.wait(lambda: peer.wait(0) or len(peer.vectors) == 3,
+            self.lab.wait(lambda: peer.update() or len(peer.vectors) == 3,
                           'three vectors', tick=0.01)
             self.assertEqual(peer.wait(0), set())
             host = self.start_host_peer('ring', str(peer.id), '2')
@@ -613,6 +615,97 @@ class FakeServer(unittest.TestCase):
                 with self.assertRaisesRegex(ServerError, error):
                     self.connect_python(messages)
                 self.assertEqual(len(os.listdir('/proc/self/fd')), before)
+
+    def own_vectors(self):
+        """A server's messages for us, id 5; and our vectors, as it has them."""
+        fds = [os.eventfd(0) for _ in range(3)]
+        for fd in fds:
+            self.addCleanup(os.close, fd)
+        return [0, 5, (-1, self.memory(8192)), *((5, fd) for fd in fds)], fds
+
+    def serve_slowly(self, messages, pauses):
+        """The same as serve(), with a pause before each message, in seconds."""
+        self.slowest, self.said_all = 0, False
+        connection, _ = self.listener.accept()
+        with connection:
+            for message, pause in zip(messages, pauses):
+                before = time.monotonic()
+                if pause:
+                    time.sleep(pause)
+                number, *fds = message if isinstance(message, tuple) \
+                    else (message,)
+                try:
+                    socket.send_fds(connection, [struct.pack('<q', number)],
+                                    fds)
+                except ConnectionError:
+                    break
+                self.slowest = max(self.slowest, time.monotonic() - before)
+            else:
+                self.said_all = True
+            # until the other end closes it, too
+            connection.settimeout(DEADLINE)
+            with contextlib.suppress(ConnectionError):
+                connection.recv(1)
+
+    def with_slow_server(self, messages, pauses, connect, *args):
+        server = threading.Thread(target=self.serve_slowly,
+                                  args=(messages, pauses))
+        server.start()
+        try:
+            return connect(*args)
+        finally:
+            server.join()
+
+    def has_all_vectors(self, connect):
+        """The server loses its CPU for a moment between our vectors."""
+        for _ in range(20):
+            messages, fds = self.own_vectors()
+            found = self.with_slow_server(messages, [0, 0, 0, 0, .002, .002],
+                                          connect, fds)
+            if self.slowest < Peer.BRIEF / 2:
+                self.assertTrue(found)
+                return
+        self.skipTest('this machine is too busy: no server was ever slow for '
+                      'a moment only')
+
+    def test_slow_server(self):
+        def connect(_):
+            with Peer(self.path) as peer:
+                return len(peer.vectors) == 3
+        self.has_all_vectors(connect)
+
+    def test_slow_server_in_c(self):
+        def connect(fds):
+            with Lab(DEADLINE) as lab:
+                host = lab.start('host', [HOST_PEER, self.path, 'ring', '5',
+                                          '2'])
+                lab.wait(lambda: host.ended, 'host to end')
+            return host.status == 0 and os.eventfd_read(fds[2]) == 1
+        self.has_all_vectors(connect)
+
+    def never_stops(self, connect, pause=0):
+        """Somebody comes and goes all the time."""
+        messages, fds = self.own_vectors()
+        until = time.monotonic() + DEADLINE
+
+        def going_on():
+            while time.monotonic() < until:
+                yield (6, fds[0])
+                yield 6
+        self.with_slow_server(itertools.chain(messages, going_on()),
+                              itertools.repeat(pause), connect)
+        self.assertFalse(self.said_all)
+
+    def test_server_that_never_stops(self):
+        self.never_stops(lambda: Peer(self.path, timeout=2).close())
+
+    def test_server_that_never_stops_in_c(self):
+        def connect():
+            with Lab(DEADLINE) as lab:
+                host = lab.start('host', [HOST_PEER, self.path, 'ring', '5'])
+                lab.wait(lambda: host.ended, 'host to end')
+            self.assertEqual(host.status, 0)
+        self.never_stops(connect, pause=.001)
 
     def test_silent_server(self):
         with self.assertRaisesRegex(ServerError, 'did not send our id'):

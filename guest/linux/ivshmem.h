@@ -48,7 +48,8 @@ extern "C" {
  */
 struct ivshmem {
     uint32_t id;        /* under which peers ring us, 0 to 65535 */
-    unsigned vectors;   /* own vectors, at most IVSHMEM_MAX_VECTORS */
+    unsigned vectors;   /* own vectors, at most IVSHMEM_MAX_VECTORS; a busy
+                           server may tell of some later */
     bool finds_peers;   /* it is known who is there: on the host, and through
                            an ivshmem-flat with peer registers */
     void *memory;       /* the shared memory */

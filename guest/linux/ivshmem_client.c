@@ -31,9 +31,12 @@
 
 #define PROTOCOL_VERSION 0
 #define MAX_PEERS 65536
+/* for all that it has to say at first */
 #define GREETING_MS 10000
-/* without a word for so long, a server has said what it had to say */
+/* without a word for so long, a server has said it; and as soon as we have a
+   vector, for so long */
 #define QUIET_MS 250
+#define BRIEF_MS 50
 
 struct peer {
     unsigned vectors;
@@ -177,9 +180,8 @@ static bool map_memory(struct client *c, int fd)
     return true;
 }
 
-static bool expect_greeting(struct client *c)
+static bool expect_greeting(struct client *c, int64_t deadline)
 {
-    int64_t deadline = now_ms() + GREETING_MS;
     int64_t message;
     bool good;
     int fd;
@@ -243,47 +245,51 @@ static void add_vector(struct client *c, uint32_t id, int fd)
     }
 }
 
+/* Read one message, or that there are no more; false if there is nothing yet. */
+static bool read_message(struct client *c)
+{
+    int64_t message;
+    int fd;
+    enum result result = receive(c, &message, &fd);
+
+    if (result == NOTHING) {
+        return false;
+    }
+    if (result == END) {
+        warnx("the server is gone: peers that come now stay unknown");
+        close(c->server);
+        c->server = -1;
+    } else if (message < 0 || message >= MAX_PEERS) {
+        warnx("the server sent id %lld, expected 0 to %d",
+              (long long)message, MAX_PEERS - 1);
+        if (fd >= 0) {
+            close(fd);
+        }
+    } else if (fd >= 0) {
+        add_vector(c, (uint32_t)message, fd);
+    } else if (message != c->ivshmem.id) {
+        forget_peer(c, (uint32_t)message);
+    }
+    return true;
+}
+
 /* Read all that the server has sent; true if it was anything. */
 static bool read_server(struct client *c)
 {
     bool any = false;
-    int64_t message;
-    int fd;
 
-    while (c->server >= 0) {
-        enum result result = receive(c, &message, &fd);
-
-        if (result == NOTHING) {
-            break;
-        }
+    while (c->server >= 0 && read_message(c)) {
         any = true;
-        if (result == END) {
-            warnx("the server is gone: peers that come now stay unknown");
-            close(c->server);
-            c->server = -1;
-        } else if (message < 0 || message >= MAX_PEERS) {
-            warnx("the server sent id %lld, expected 0 to %d",
-                  (long long)message, MAX_PEERS - 1);
-            if (fd >= 0) {
-                close(fd);
-            }
-        } else if (fd >= 0) {
-            add_vector(c, (uint32_t)message, fd);
-        } else if (message != c->ivshmem.id) {
-            forget_peer(c, (uint32_t)message);
-        }
     }
     return any;
 }
 
 /* The peers that are there, and then our own vectors, follow the greeting. */
-static void read_first_batch(struct client *c)
+static void read_first_batch(struct client *c, int64_t deadline)
 {
-    while (c->server >= 0 && readable(c->server, QUIET_MS)) {
-        read_server(c);
-        if (c->ivshmem.vectors && c->server >= 0 && !readable(c->server, 0)) {
-            break;
-        }
+    while (c->server >= 0 && now_ms() < deadline &&
+           readable(c->server, c->ivshmem.vectors ? BRIEF_MS : QUIET_MS)) {
+        read_message(c);
     }
 }
 
@@ -307,6 +313,7 @@ static bool connect_server(struct client *c, const char *path)
 
 struct ivshmem *ivshmem_open(const char *where)
 {
+    int64_t deadline = now_ms() + GREETING_MS;
     struct client *c = calloc(1, sizeof(*c));
 
     if (!c) {
@@ -314,11 +321,11 @@ struct ivshmem *ivshmem_open(const char *where)
         return NULL;
     }
     c->server = c->fd = -1;
-    if (!connect_server(c, where) || !expect_greeting(c)) {
+    if (!connect_server(c, where) || !expect_greeting(c, deadline)) {
         ivshmem_close(&c->ivshmem);
         return NULL;
     }
-    read_first_batch(c);
+    read_first_batch(c, deadline);
     c->ivshmem.finds_peers = true;
     return &c->ivshmem;
 }

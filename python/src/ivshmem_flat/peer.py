@@ -38,14 +38,16 @@ class Peer:
     memory  the shared memory, an mmap
     words   the same as 32-bit words, each of which is loaded and stored in one
             piece, and in order: see words.py
-    peers   for each peer's id, the eventfds of its vectors; ours too. A server
-            that is slow to start may tell of some later, as of who comes later:
-            ring(), wait() and update() hear of them
+    peers   for each peer's id, the eventfds of its vectors; ours too
+    vectors the eventfds of our own
     gone    ids of peers of whom the server has said that they are gone
     server  False after the server's end; peers that are known stay known
 
     path     the server's socket
-    timeout  seconds that the server has for its greeting
+    timeout  seconds that the server has for all that it says at first
+
+    A busy server may tell of some peers and vectors only after that, as it does
+    of peers that come later: ring(), wait() and update() take notice.
     """
     VERSION = 0
     QUIET = 0.25        # s without a word end the server's first messages;
@@ -59,13 +61,14 @@ class Peer:
         self._fds = []          # what came with the message below
         self._message = b''     # one that is not complete yet
         self._socket = socket.socket(socket.AF_UNIX)
+        deadline = time.monotonic() + timeout
         try:
             self._connect(os.fspath(path))
-            self._greet(time.monotonic() + timeout)
+            self._greet(deadline)
             # Who is there already comes next, and then our own vectors.
-            while self.server and self._readable(
-                    self.BRIEF if self.vectors else self.QUIET):
-                self.update()
+            while self.server and time.monotonic() < deadline and \
+                    self._readable(self.BRIEF if self.vectors else self.QUIET):
+                self._update()
         except BaseException:
             self.close()
             raise
@@ -128,23 +131,8 @@ class Peer:
 
     def update(self):
         """Read what the server has sent. ring() and wait() do so, too."""
-        while self.server:
-            try:
-                number, fd = self._receive()
-            except BlockingIOError:
-                return
-            except EOFError:
-                self.server = False
-                return
-            if fd is None:
-                if number != self.id and number in self.peers:
-                    _close(self.peers.pop(number))
-                    self.gone.add(number)
-            elif 0 <= number <= 0xffff:
-                self.peers.setdefault(number, []).append(fd)
-                self.gone.discard(number)
-            else:
-                os.close(fd)
+        while self.server and self._update():
+            pass
 
     def close(self):
         """Disconnect."""
@@ -160,6 +148,26 @@ class Peer:
                 self.memory.close()
             except BufferError:
                 pass        # it goes with the last view of it that is in use
+
+    def _update(self):
+        """Read one message; return whether there may be another one."""
+        try:
+            number, fd = self._receive()
+        except BlockingIOError:
+            return False
+        except EOFError:
+            self.server = False
+            return False
+        if fd is None:
+            if number != self.id and number in self.peers:
+                _close(self.peers.pop(number))
+                self.gone.add(number)
+        elif 0 <= number <= 0xffff:
+            self.peers.setdefault(number, []).append(fd)
+            self.gone.discard(number)
+        else:
+            os.close(fd)
+        return True
 
     def _readable(self, timeout):
         return _ready(self._socket, select.POLLIN, timeout)
