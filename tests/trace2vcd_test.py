@@ -161,11 +161,14 @@ class Picture(unittest.TestCase):
 
     def test_scale(self):
         for length, last in ((90, '90 us'), (100_000_000, '100000000 us')):
-            picture = self.pictures.picture_of_wires(self.wires(
-                [0, length], [0, length], [0], [length]))
+            picture = self.pictures.picture_of_wires({
+                **self.wires([0, length], [0, length], [0], [length]),
+                'A_keeps_B_v1': [0], 'A_drops_B_v9': [length]})
             shown = re.findall('>([0-9]+ us)<', picture)
             self.assertEqual((shown[0], shown[-1]), ('0 us', last))
             self.assertIn(len(shown), range(5, 12))
+            for wire in 'A_keeps_B_v1', 'A_drops_B_v9':
+                self.assertIn(f'>{wire}<', picture)
 
 
 class Demo(LabCase):
