@@ -363,7 +363,7 @@ static void test_restart_of_the_real_server(void)
     server_free(srv);
 }
 
-/* Ends with us, however that is.  It allocates: fork while we have no thread. */
+/* Ends with us, however that is.  It allocates: fork before fake_start(). */
 static pid_t fork_child(void)
 {
     pid_t child = fork();
