@@ -108,13 +108,14 @@ class Demo(LabTest):
             (BIN / 'ivshmem-server').resolve())
         return self.start('--bin', folder.name, *options)
 
-    def assert_passed(self, demo, variants=1, machines='AB', reports=1):
+    def assert_passed(self, demo, variants=1, machines='AB', reports=1,
+                      messages=1000):
         """It ended well, and each machine made so many reports."""
         self.wait_for_end(demo)
         self.assertEqual(demo.status, 0)
         lines = without_repeats(demo.lines)
         messages = '|'.join(
-            re.findall(r'(?:^|restart \()([0-9]+)', lines[-1]))
+            [str(messages), *re.findall(r'restart \(([0-9]+)\)', lines[-1])])
         for machine in machines:
             found = [line for line in lines
                      if line.startswith(f'{machine} | id')
@@ -190,7 +191,7 @@ class Demo(LabTest):
         # without doorbells after the restart, it would take twice as long
         demo = self.start('--variant', 'restart', '--messages', 4000,
                           '--timeout', 240)
-        self.assert_restarted(demo)
+        self.assert_restarted(demo, messages=4000)
 
     def test_an_exchange_too_short_for_a_restart_is_repeated(self):
         # Until it is over, nobody hears of the one that has no messages=.
@@ -203,8 +204,8 @@ class Demo(LabTest):
                       'more with 4000 messages.', demo.lines)
         self.assertRegex(demo.lines[-1], r'restart \([0-9]*\): passed$')
 
-    def assert_restarted(self, demo):
-        self.assert_passed(demo, machines='ABCD', reports=3)
+    def assert_restarted(self, demo, messages=1000):
+        self.assert_passed(demo, machines='ABCD', reports=3, messages=messages)
         lines = without_repeats(demo.lines)
         self.assertFalse(self.named_memory(lines).exists())
         back = lines.index('The server is back.')

@@ -26,7 +26,7 @@ MESSAGES = 20
 
 
 class Find(LabCase):
-    deadline = 60 + 10 * STARTS
+    deadline = LabCase.deadline + 10 * STARTS
     needs = (*LabCase.needs, FIRMWARE, GUEST / 'icmsg-mps2.elf')
 
     def start(self, name, words, on_board):

@@ -43,7 +43,7 @@ def memory_kb(pid):
 
 
 class Restart(LabCase):
-    deadline = 60 + 6 * RESTARTS
+    deadline = LabCase.deadline + 6 * RESTARTS
     needs = (*LabCase.needs, FIRMWARE)
 
     def start_machine(self, slot, iothread):
@@ -66,7 +66,7 @@ class Restart(LabCase):
             self.assertFalse(machine.ended)
 
     def wait_for_greeting(self, machines, number):
-        self.wait_for(machines, lambda machine: number <= sum(
+        self.wait_for(machines, lambda machine: number == sum(
             line.startswith('ivshmem_client_greeting ')
             for line in machine.lines), f'to be greeted {number} times')
 
