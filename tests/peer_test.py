@@ -570,14 +570,17 @@ class FakeServer(unittest.TestCase):
         os.truncate(fd, size)
         return fd
 
+    @staticmethod
+    def send(connection, message):
+        """A number, or a pair of a number and a descriptor."""
+        number, *fds = message if isinstance(message, tuple) else (message,)
+        socket.send_fds(connection, [struct.pack('<q', number)], fds)
+
     def serve(self, messages, close=True):
-        """Send numbers, or pairs of a number and a descriptor."""
         connection, _ = self.listener.accept()
         self.addCleanup(connection.close)
         for message in messages:
-            number, *fds = message if isinstance(message, tuple) \
-                else (message,)
-            socket.send_fds(connection, [struct.pack('<q', number)], fds)
+            self.send(connection, message)
         if close:
             connection.close()
         return connection
@@ -632,11 +635,8 @@ class FakeServer(unittest.TestCase):
                 before = time.monotonic()
                 if pause:
                     time.sleep(pause)
-                number, *fds = message if isinstance(message, tuple) \
-                    else (message,)
                 try:
-                    socket.send_fds(connection, [struct.pack('<q', number)],
-                                    fds)
+                    self.send(connection, message)
                 except ConnectionError:
                     break
                 self.slowest = max(self.slowest, time.monotonic() - before)

@@ -68,7 +68,7 @@ class Peer:
             # Who is there already comes next, and then our own vectors.
             while self.server and time.monotonic() < deadline and \
                     self._readable(self.BRIEF if self.vectors else self.QUIET):
-                self._update()
+                self._read_message()
         except BaseException:
             self.close()
             raise
@@ -131,7 +131,7 @@ class Peer:
 
     def update(self):
         """Read what the server has sent. ring() and wait() do so, too."""
-        while self.server and self._update():
+        while self.server and self._read_message():
             pass
 
     def close(self):
@@ -149,7 +149,7 @@ class Peer:
             except BufferError:
                 pass        # it goes with the last view of it that is in use
 
-    def _update(self):
+    def _read_message(self):
         """Read one message; return whether there may be another one."""
         try:
             number, fd = self._receive()
